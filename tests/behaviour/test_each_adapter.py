@@ -40,6 +40,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "vera": {"kind": "vera", "rank": 8},
     "bottleneck": {"kind": "bottleneck", "width": 3},
     "prompt": {"kind": "prompt", "tokens": 3},
+    "prefix": {"kind": "prefix", "tokens": 3},
     "pfeiffer": {"kind": "bottleneck", "width": 3, "placement": "pfeiffer", "activation": "relu"},
     "parts": {"kind": "bottleneck", "width": 3, "train": ["norm", "input_layernorm"]},
 }
@@ -48,7 +49,7 @@ OPTIONS |= {
 }
 
 # Kinds that no weight can take in.
-NOT_MERGED = ("bottleneck", "pfeiffer", "parts", "prompt")
+NOT_MERGED = ("bottleneck", "pfeiffer", "parts", "prompt", "prefix")
 
 # Kinds that PEFT does not have.
 OWN = ("bottleneck", "pfeiffer", "parts")
@@ -57,10 +58,13 @@ OWN = ("bottleneck", "pfeiffer", "parts")
 NAMED = ("ranks", "plus", "whole", "parts")
 
 # Kinds that are for decoders.
-DECODERS_ONLY = ("prompt",)
+DECODERS_ONLY = ("prompt", "prefix")
+
+# Kinds that only the packed attention computes: `tests/adapters/test_prefixed.py` compares it with PEFT.
+PACKED_ONLY = ("prefix",)
 
 # Learning rates other than the usual one here: factors move the outputs less than matrices do.
-LR = {"vera": 1.0, "ia3": 0.1, "prompt": 0.1}
+LR = {"vera": 1.0, "ia3": 0.1, "prompt": 0.1, "prefix": 0.1}
 
 ALONE = Fit(packed=False, own_head=True)
 
@@ -106,9 +110,11 @@ def same(one: tuple, other: tuple, tolerance: float) -> None:
 def test_packed_is_alone_and_shared_is_repeated(adapter: str, model: str) -> None:
     made = adapted_world(adapter, model)
     assert made.fit.packed
-    made.model.set_attn_implementation("eager")
+    single = [pack([example], share=False) for example in made.examples]
+    if adapter not in PACKED_ONLY:
+        made.model.set_attn_implementation("eager")
     try:
-        alone = made.gradients([pack([example], share=False) for example in made.examples], ALONE)
+        alone = made.gradients(single, None if adapter in PACKED_ONLY else ALONE)
     finally:
         made.model.set_attn_implementation("bottega")
     same(made.whole, alone, made.tolerance)
@@ -161,7 +167,7 @@ def test_merged_is_unmerged(adapter: str, model: str, tmp_path: Path) -> None:
     torch.testing.assert_close(logits(merged), wanted, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize(("adapter", "model"), cases())
+@pytest.mark.parametrize(("adapter", "model"), cases(*PACKED_ONLY))
 def test_what_is_saved_is_loaded(adapter: str, model: str, tmp_path: Path) -> None:
     adapted = saved(adapter, model, tmp_path / "one")
     wanted = logits(adapted.network, adapted.prefix)

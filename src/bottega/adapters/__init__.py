@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from bottega import plugins
 from bottega.adapters._base import (
     CONFIG,
+    KEYS_AND_VALUES,
     WEIGHT_FILES,
     Adapter,
     InstallOptions,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CONFIG",
     "DEFAULT",
+    "KEYS_AND_VALUES",
     "WEIGHT_FILES",
     "AdaptedInPlace",
     "AdaptedModel",
@@ -67,10 +69,10 @@ def __getattr__(name: str) -> Any:
 
 
 # PEFT's types of the kinds that are here.
-PEFT_TYPES = {"LORA": "lora", "IA3": "ia3", "VERA": "vera", "PROMPT_TUNING": "prompt"}
+PEFT_TYPES = {"LORA": "lora", "IA3": "ia3", "VERA": "vera", "PROMPT_TUNING": "prompt", "PREFIX_TUNING": "prefix"}
 
-# PEFT's type of what is computed here without PEFT: it would put the tokens around the model, not into it.
-PROMPT_TUNING = "PROMPT_TUNING"
+# Kinds of PEFT's that are computed here without PEFT: it would put the tokens around the model, not into it.
+OF_TOKENS = ("prompt", "prefix")
 
 # The kind of a recipe's `adapter` section that names none.
 DEFAULT = "lora"
@@ -123,8 +125,9 @@ def read_saved(folder: Path) -> SavedAdapter:
         base = str(config["base_model_name_or_path"])
         if "peft_type" not in config:
             return SavedAdapter(base, str(config["kind"]), dict(config.get("settings", {})))
-        if config["peft_type"] == PROMPT_TUNING:
-            return SavedAdapter(base, "prompt", {"tokens": config["num_virtual_tokens"]})
+        kind = PEFT_TYPES.get(config["peft_type"])
+        if kind in OF_TOKENS:
+            return SavedAdapter(base, kind, {"tokens": config["num_virtual_tokens"]})
         return SavedAdapter(base, None, {})
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ModelError(

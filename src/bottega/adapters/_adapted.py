@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -24,7 +24,11 @@ class AdaptedModel(ABC):
     network  the transformers model in it, to call
     library  which library loads the saved folder again
     prefix   token ids that stand before every text; none while it is disabled
+
+    needs_packing   it is computed by the packed attention only
     """
+
+    needs_packing: ClassVar[bool] = False
 
     model: Any
     network: Any

@@ -22,6 +22,9 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 # Large adapters may be saved in several files.
 WEIGHT_FILES = "adapter_model*.safetensors"
 
+# Attribute of an attention module whose keys and values are trained for some tokens (`_prefixed.KeysAndValues`).
+KEYS_AND_VALUES = "trained_keys_and_values"
+
 
 # Names of the layers that close an attention block, and of those that close a feed-forward block, in the architectures
 # of transformers. BERT's `attention.output.dense` ends like the second.

@@ -141,6 +141,9 @@ def load_scorer(
 
 def _use(scorer: Scorer, adapted: AdaptedModel) -> None:
     """Score with the adapted model; an adapted head over the vocabulary must be computed by the model's own forward."""
+    if adapted.needs_packing and not scorer.fit.packed:
+        what = f"an adapter of this kind is computed in packed rows only, and this model has none: {scorer.fit.reason}"
+        raise ModelError(what, where="adapter.kind", fix="take another kind: lora, ia3, vera, prompt")
     scorer.model, scorer.adapted = adapted.model, adapted
     if scorer.head.over_vocabulary and adapted.changes_head:
         scorer.fit = _computed_by_own_head(scorer.fit, scorer.network)

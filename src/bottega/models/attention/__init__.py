@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface
 
+from bottega.adapters import KEYS_AND_VALUES
 from bottega.batch import Batch, EncoderInput
 from bottega.models.attention.blocks import BlockLayout
 from bottega.models.attention.cuda import CudaLayout
@@ -75,7 +76,22 @@ def packed_attention(
     # here, which the packing proof notices.
     relative_bias = position_bias if position_bias is not None and position_bias.dim() == 2 else None
     options = AttentionOptions(scaling, sliding_window, softcap, dropout, s_aux, relative_bias)
-    return layout.attend(query, key, value, options), None
+    return attend(module, layout, query, key, value, options), None
+
+
+def attend(
+    module: torch.nn.Module,
+    layout: AttentionLayout,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    options: AttentionOptions,
+) -> Tensor:
+    """The attention of a layer, with the keys and values that its adapter has trained; see `AttentionLayout.attend`."""
+    trained = module.__dict__.get(KEYS_AND_VALUES)
+    if trained is not None:
+        key, value = trained.replace(key, value)
+    return layout.attend(query, key, value, options)
 
 
 def register_attention() -> None:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from bottega.batch import Example, Row
 from bottega.models.arithmetic.plain import PLAIN, Arithmetic
-from bottega.models.attention import CACHE_KEYWORDS
+from bottega.models.attention import CACHE_KEYWORDS, attend
 from bottega.models.attention.blocks import BlockLayout
 from bottega.models.attention.mask import AttentionOptions
 from bottega.models.kernels.lora_linear import apply_linears, linear_tensors
@@ -76,7 +76,8 @@ def _forward(
     if getattr(module, "use_rope", True):
         cosine, sine = (x[0, :, None] for x in position_embeddings)
         q, k = (_rotate(x, cosine, sine, arithmetic) for x in (q, k))
-    out = keywords["layout"].attend(*(x.transpose(0, 1)[None] for x in (q, k, v)), attention_options(module))
+    q, k, v = (x.transpose(0, 1)[None] for x in (q, k, v))
+    out = attend(module, keywords["layout"], q, k, v, attention_options(module))
     (y,) = apply_linears(layers[3:], out[0].flatten(1), arithmetic)
     return y[None], None
 

@@ -13,6 +13,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from bottega.adapters import KEYS_AND_VALUES
 from bottega.models import native
 from bottega.models.arithmetic.native import activation_number
 from bottega.models.arithmetic.plain import PLAIN, Arithmetic
@@ -136,10 +137,13 @@ class _NativeLayer:
         return attention.attention_options(self.module.self_attn)
 
     def _handles(self, x: Tensor) -> list[int] | None:
-        """The handles of the projections; None if one is not packed, or has an adapter that is in use."""
+        """The handles of the projections; None if one is not packed, or an adapter of the layer is in use."""
         # As they are now: an adapter may have been put on them since. By their dictionaries, as this is asked for every
         # layer of every step.
         parts = vars(self.module)["_modules"]
+        trained = vars(parts["self_attn"]).get(KEYS_AND_VALUES)
+        if trained is not None and trained.is_used:
+            return None
         layers = [vars(parts["self_attn"])["_modules"][name] for name in attention.PROJECTIONS]
         layers += [vars(parts["mlp"])["_modules"][name] for name in gated_mlp.PROJECTIONS]
         if all(type(layer) is PackedLinear and ROW_ADAPTER not in vars(layer) for layer in layers):
