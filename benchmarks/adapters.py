@@ -18,6 +18,7 @@ import multiprocessing
 import os
 import random
 import resource
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -177,10 +178,15 @@ def stories(data: Path, folder: Path, objective: str, rows: str, epochs: int) ->
 
 def italian(data: Path, folder: Path) -> RealSet:
     """Italian prose for a small decoder that was pre-trained on English plays."""
-    english, texts = write_texts(data, folder)
-    base = folder / "english"
-    if not (base / "report.md").exists():
-        pretrain(folder, english)
+    own, base = folder / "italian", folder / "italian" / "english"
+    kept = own / "texts.json"
+    if not kept.exists():
+        shutil.rmtree(own, ignore_errors=True)
+        own.mkdir()
+        written = write_texts(data, own)
+        pretrain(own, written[0])
+        kept.write_text(json.dumps(written), encoding="utf-8")
+    english, texts = json.loads(kept.read_text(encoding="utf-8"))
     sections = {
         "model": {"base": str(base)},
         "data": {"train": texts["train"], "validation": texts["validation"], "max_length": 128},
@@ -218,10 +224,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = (options.folder or Path(name)).resolve()
         folder.mkdir(exist_ok=True)
-        sets = {name: _apart(_made, name, options.data.resolve(), folder) for name in options.sets}
-        results = read_results(options.runs)
+        results, sets = read_results(options.runs), dict[str, RealSet]()
         for seed in options.seeds:
-            for name, real_set in sets.items():
+            for name in options.sets:
+                real_set = sets[name] = sets.get(name) or _apart(_made, name, options.data.resolve(), folder)
                 for method in options.methods:
                     if method not in OF_DECODERS or real_set.is_decoder:
                         factors = _factors(results, name, real_set, method, seed, options)
