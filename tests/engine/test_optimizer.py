@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from typing import get_args
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from bottega.engine.optimizer import Optimizer, freeze, layer_lr_factors
 from bottega.errors import CheckpointError, RecipeError
 from bottega.models import native
 from bottega.recipe.schema import Optim
+from bottega.recipe.schema import Optimizer as Rule
 
 
 def test_an_optimizer_is_freed_after_its_run() -> None:
@@ -179,3 +181,46 @@ def test_a_weight_may_have_a_learning_rate_of_its_own() -> None:
         own = dict(network.named_parameters())[name]
         moved, expected = (float((weight.detach() - before[name]).abs().max()) for weight in (own, usual))
         assert moved == pytest.approx((4 if name == "1.weight" else 1) * expected, rel=1e-4), name
+
+
+@pytest.mark.parametrize("rule", get_args(Rule))
+def test_every_rule_goes_on_from_its_state(rule: str) -> None:
+    """Three updates, a checkpoint and three more are six updates, to the last bit; state may not be shared."""
+    settings = Optim(optimizer=rule, weight_decay=0.1)  # type: ignore[arg-type]
+
+    def network() -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Embedding(7, 64), nn.Linear(64, 96), nn.LayerNorm(96), nn.Linear(96, 3))
+
+    whole, first, second = network(), network(), network()
+    one, two, three = (Optimizer(each, settings, ["0.weight"]) for each in (whole, first, second))
+    losses = []
+    for number in range(6):
+        step(whole, one)
+        losses.append(whole(torch.arange(7)).pow(2).sum().item())
+        if number < 3:
+            step(first, two)
+    three.load_state({key: value.clone() for key, value in two.state().items()})
+    for _ in range(3):
+        step(second, three)
+    assert losses[-1] < losses[0]
+    for weight, wanted in zip(second.parameters(), whole.parameters(), strict=True):
+        assert torch.equal(weight, wanted)
+
+
+def test_the_scale_of_float16_shrinks_and_grows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(optimizer, "UPDATES_BEFORE_GROWTH", 2)
+    network = model(torch.float16)
+    ours = Optimizer(network, Optim())
+    assert ours.scale == optimizer.FLOAT16_SCALE
+    assert ours.shrink_scale()
+    assert (ours.scale, ours.gradients) == (optimizer.FLOAT16_SCALE / 2, {})
+    step(network, ours)
+    again = Optimizer(model(torch.float16), Optim())
+    again.load_state(ours.state())
+    assert (again.scale, again.updates_at_scale) == (ours.scale, 1)
+    step(network, ours)
+    assert ours.scale == optimizer.FLOAT16_SCALE
+    ours.scale = 1.0
+    assert not ours.shrink_scale()
+    assert Optimizer(model(), Optim()).state().keys() == Optimizer(model(), Optim()).state().keys() - {"|loss_scale"}

@@ -41,6 +41,24 @@ def test_micro_batches_change_nothing_but_rounding(recipe: Callable, tmp_path: P
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
+def test_an_update_too_large_for_float16_is_computed_again(
+    recipe: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No update is lost: the losses are those of a scale that fits from the first."""
+    losses = {}
+    for scale in (2.0**8, 2.0**40):
+        monkeypatch.setattr("bottega.engine.optimizer.FLOAT16_SCALE", scale)
+        settings = recipe(
+            model={"base": recipe().model.base, "dtype": "float16"},
+            optim={"steps": 12, "examples": 4, "lr": 3e-3},
+            evaluate=None,
+        )
+        events = list(bottega.train(settings, tmp_path / str(scale)))
+        losses[scale] = [event.loss for event in events if event.type == "stepped"]
+    assert losses[2.0**40] == pytest.approx(losses[2.0**8], rel=1e-3)
+    assert losses[2.0**8][-1] < losses[2.0**8][0]
+
+
 def test_a_clock_measures_since_its_last_lap() -> None:
     clock = Clock()
     clock.wall -= 2.0

@@ -52,9 +52,11 @@ def _parse_schedule(value: str) -> str:
 
 
 def _parse_optimizer(value: str) -> str:
-    # adamw_torch, adamw_8bit, paged_adamw_32bit … differ in implementation only. Adamax is another algorithm.
-    kind = "adamw" if value.lower().startswith(("adamw", "paged_adamw", "adam")) and value != "adamax" else value
-    return _check_choice(kind, ("adamw", "muon"), "optim")
+    # adamw_torch, paged_adamw_32bit … differ in implementation only. Adamax is another algorithm.
+    name = value.lower()
+    if name.startswith(("adamw", "paged_adamw", "adam")) and name != "adamax":
+        name = "adamw_8bit" if "8bit" in name.replace("8-bit", "8bit") else "adamw"
+    return _check_choice(name, ("adamw", "adamw_8bit", "adafactor", "muon"), "optim")
 
 
 def _parse_targets(value: str) -> str:

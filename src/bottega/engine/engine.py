@@ -230,15 +230,18 @@ class Engine:
         # Only the gradient is scaled, for float16; the reported loss is not.
         return total * self.optimizer.scale, Contribution(batch, loss.metrics, value)
 
-    def update(self, lr: float, *, step: int) -> float:
+    def update(self, lr: float, *, step: int) -> float | None:
         """Update the weights by the accumulated gradient and clear it; returns its norm before clipping.
 
-        Raises Diverged, with the weights unchanged, if the norm is not finite.
+        None, with the weights unchanged, if the gradient was too large for float16: it must be computed again, and will
+        be smaller. Raises Diverged, with the weights unchanged, if the norm is not finite otherwise.
         """
         norm = self.optimizer.norm()
         ids, self.accumulated_ids = self.accumulated_ids, []
         # One NaN anywhere makes the norm NaN, so this is the only check a gradient needs.
         if not torch.isfinite(norm):
+            if self.optimizer.shrink_scale():
+                return None
             raise Diverged(
                 f"the gradient norm is {float(norm)} at step {step}",
                 where=_first_names(ids),

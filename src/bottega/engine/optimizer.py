@@ -1,4 +1,4 @@
-"""The optimizer: collects gradients, clips them, and updates the weights with AdamW or Muon.
+"""The optimizer: collects gradients, clips them, and updates the weights by a rule.
 
 The updates apply to float32 masters of the weights, so that changes too small for half precision are not lost. The
 gradients of several micro-batches are added up in float32 as well.
@@ -17,7 +17,9 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor, nn
 
+from bottega.engine.adafactor import Adafactor
 from bottega.engine.adamw import CHUNK_SIZE, AdamW
+from bottega.engine.adamw_8bit import MIN_ELEMENTS, AdamW8bit
 from bottega.engine.ema import WeightAverage
 from bottega.engine.master_weights import LARGE_WEIGHT, MasterWeight, at_least_float32, make_master_weight
 from bottega.engine.muon import Muon
@@ -25,8 +27,13 @@ from bottega.errors import CheckpointError, RecipeError
 from bottega.models.native import DTYPES
 from bottega.recipe.schema import Optim
 
-# The factor on the loss of a model with float16 weights: without it, small gradients would be rounded to zero.
-FLOAT16_SCALE = 2.0**12
+# The factor on the loss of a model with float16 weights: without it, small gradients would be rounded to zero. It is
+# halved when a gradient is too large for float16, and doubled after so many updates in which none was (Micikevicius et
+# al. 2018, arXiv 1710.03740).
+FLOAT16_SCALE, MAX_FLOAT16_SCALE, UPDATES_BEFORE_GROWTH = 2.0**12, 2.0**16, 2000
+
+# Its place among the tensors of a checkpoint, where other places begin with the name of a weight.
+SCALE_KEY = "|loss_scale"
 
 # The layer's index in the name of a weight. The first number counts: a mixture's experts are numbered after it.
 LAYER_INDEX = re.compile(r"(?:^|\.)(\d+)\.")
@@ -71,6 +78,7 @@ class Optimizer:
         self.weights = [make_master_weight(name, weight) for name, weight in trained]
         has_float16 = any(weight.parameter.dtype == torch.float16 for weight in self.weights)
         self.scale = FLOAT16_SCALE if has_float16 else 1.0
+        self.updates_at_scale = 0
         self.gradients: dict[str, Tensor] = {}
         for weight in self.weights:
             # Gradients are taken over as soon as they are complete, so that no two copies of one exist at a time.
@@ -111,6 +119,17 @@ class Optimizer:
             rule.step(self.gradients, lr_factor * lr, divisor)
         if self.average is not None:
             self.average.update()
+        self.updates_at_scale += 1
+        if 1.0 < self.scale < MAX_FLOAT16_SCALE and self.updates_at_scale == UPDATES_BEFORE_GROWTH:
+            self.scale, self.updates_at_scale = 2 * self.scale, 0
+
+    def shrink_scale(self) -> bool:
+        """Forget a gradient that is no number, and halve `scale`; False if it was 1, so that this cannot help."""
+        self.gradients.clear()
+        if self.scale == 1.0:
+            return False
+        self.scale, self.updates_at_scale = self.scale / 2, 0
+        return True
 
     def _divisor(self, norm: Tensor) -> Tensor | None:
         """The number to divide gradients by, for their scale and for clipping; None for 1."""
@@ -121,7 +140,9 @@ class Optimizer:
 
     def state(self) -> dict[str, Tensor]:
         """All tensors needed to continue exactly: masters, states of the update rules, the average."""
-        return {f"{name}|{key}": tensor for name, key, tensor in (*self._master_tensors(), *self._rule_tensors())}
+        tensors = {f"{name}|{key}": tensor for name, key, tensor in (*self._master_tensors(), *self._rule_tensors())}
+        scale = {} if self.scale == 1.0 else {SCALE_KEY: torch.tensor([self.scale, self.updates_at_scale])}
+        return tensors | scale
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Restore what `state` returned; a CheckpointError if tensors are missing."""
@@ -137,6 +158,8 @@ class Optimizer:
             weight.load({key: state[f"{weight.name}|{key}"] for key in weight.tensors})
         for name, key, tensor in self._rule_tensors():
             tensor.copy_(state[f"{name}|{key}"])
+        if SCALE_KEY in state:
+            self.scale, self.updates_at_scale = float(state[SCALE_KEY][0]), int(state[SCALE_KEY][1])
 
     def _master_tensors(self) -> Iterator[tuple[str, str, Tensor]]:
         """(name of a weight, key, tensor) for everything that stores masters."""
@@ -273,18 +296,23 @@ def _rules_of_group(
 ) -> list[UpdateRule]:
     """The update rules of weights with one learning rate."""
     matrices = [weight for weight in weights if weight.parameter.dim() >= 2]
-    # Muon orthogonalizes an update, which makes sense for a linear map: not for embeddings, heads or convolutions.
-    muon = [weight for weight in matrices if weight.parameter.dim() == 2 and weight.name not in not_for_muon]
-    muon = muon if settings.optimizer == "muon" else []
+    vectors = [weight for weight in weights if weight not in matrices]
+    # Biases and norms do not decay: pulling them to zero would not regularize, but shift what a layer computes.
+    if settings.optimizer == "adafactor":
+        return [Adafactor(matrices, settings.weight_decay), Adafactor(vectors, 0.0)]
+    rules = list[UpdateRule]()
+    if settings.optimizer == "muon":
+        # It orthogonalizes an update, which makes sense for a linear map: not for embeddings, heads or convolutions.
+        taken = [weight for weight in matrices if weight.parameter.dim() == 2 and weight.name not in not_for_muon]
+        rules.append(Muon(taken, settings.weight_decay))
+    elif settings.optimizer == "adamw_8bit":
+        taken = [weight for weight in matrices if weight.parameter.numel() >= MIN_ELEMENTS]
+        rules.append(AdamW8bit(taken, settings.betas, settings.weight_decay))
+    else:
+        taken = []
+    others = [weight for weight in matrices if weight not in taken]
     return [
-        Muon(muon, settings.weight_decay),
-        AdamW(
-            [weight for weight in matrices if weight not in muon],
-            settings.betas,
-            settings.weight_decay,
-            sparse,
-            native=native,
-        ),
-        # Biases and norms do not decay: pulling them to zero would not regularize, but shift what a layer computes.
-        AdamW([weight for weight in weights if weight not in matrices], settings.betas, 0.0),
+        *rules,
+        AdamW(others, settings.betas, settings.weight_decay, sparse, native=native),
+        AdamW(vectors, settings.betas, 0.0),
     ]

@@ -240,10 +240,17 @@ class Data(Reading):
     bad_rows: Literal["error", "drop"] = Field("error", description="What to do with an invalid row.")
 
 
+Optimizer = Literal["adamw", "adamw_8bit", "adafactor", "muon"]
+
+
 class Optim(Section):
     """The optimizer, its schedule, and the size of an update."""
 
-    optimizer: Literal["adamw", "muon"] = Field("adamw", description="Muon trains matrices, and AdamW the rest.")
+    optimizer: Optimizer = Field(
+        "adamw",
+        description="`adamw_8bit` keeps a quarter of AdamW's state, `adafactor` almost none; `muon` trains matrices, "
+        "and AdamW the rest.",
+    )
     lr: float | None = Field(None, gt=0, description="Peak learning rate; default: by objective and adapter.")
     schedule: Literal["cosine", "linear", "constant", "wsd"] = Field(
         "cosine", description="How the learning rate falls after warmup; wsd: constant, then a linear decay."

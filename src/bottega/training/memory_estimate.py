@@ -30,6 +30,10 @@ ACTIVATION_FRACTION = 0.6
 # Bytes of activations per token, layer and unit of the hidden width: on an H200 32 at 1 B and 31 at 7 B, with LoRA.
 ACTIVATION_BYTES = 40
 
+# Bytes of an optimizer's state for each weight: two float32 moments with AdamW, one with Muon; in 8 bits two codes, and
+# two scales for 256 weights. Adafactor's rows and columns are not worth counting.
+STATE_BYTES = {"adamw": 8.0, "adamw_8bit": 2 + 8 / 256, "adafactor": 0.0, "muon": 4.0}
+
 # cgroup limits, of version 2 and 1: a container has less than the machine.
 CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
@@ -78,8 +82,7 @@ def memory_parts(recipe: Recipe, config: Any, size: int) -> dict[str, int]:
     quantized_size = BYTES_PER_WEIGHT[recipe.model.quantize]
     weights = round(total * size - (0 if quantized_size is None else linear * (size - quantized_size)))
     full = recipe.adapter is None
-    # Two float32 moments a weight with AdamW, one with Muon.
-    moments = 4 if recipe.optim.optimizer == "muon" else 8
+    moments = STATE_BYTES[recipe.optim.optimizer]
     # A large bfloat16 weight keeps the lower half of its master beside it, a small one a float32 copy.
     master = 0 if size == 4 else 2 if full else 4
     # With an adapter the reference is the model with the adapter disabled.
@@ -88,7 +91,7 @@ def memory_parts(recipe: Recipe, config: Any, size: int) -> dict[str, int]:
         "weights": weights,
         "reference": copies * weights,
         "gradients": trained * (size if full else 4),
-        "optimiser": trained * (moments + master),
+        "optimiser": round(trained * (moments + master)),
         "adapter": 0 if full else trained * size,
     }
 

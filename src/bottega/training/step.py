@@ -93,19 +93,23 @@ def prepare_update(run: Run, update: Update, sampled: UpdateExamples) -> Pending
 
 def finish_update(pending: PendingUpdate, clock: Clock) -> Stepped:
     """Make the optimizer step of an update whose gradient is computed; return the event that reports it."""
-    if pending.failed is not None:
-        raise pending.failed
     run, update, sampled = pending.run, pending.update, pending.sampled
+    lr = run.schedule.lr(update.step)
+    while True:
+        if pending.failed is not None:
+            raise pending.failed
+        # Replay rows add their gradient last; they have a loss and a weight of their own.
+        replay_metrics, replay_batches = _accumulate_replay(run, update.step)
+        # Clip the gradient and move the weights.
+        grad_norm = run.engine.update(lr, step=update.step)
+        if grad_norm is not None:
+            break
+        # It was too large for float16, and its scale is smaller now.
+        pending.compute()
     loss, metrics = 0.0, MetricMeans()
     for micro_batch in pending.computed:
         loss += micro_batch.loss
         metrics.add(micro_batch.metrics, micro_batch.batch)
-    # Replay rows add their gradient last; they have a loss and a weight of their own.
-    replay_metrics, replay_batches = _accumulate_replay(run, update.step)
-
-    # Clip the gradient and move the weights.
-    lr = run.schedule.lr(update.step)
-    grad_norm = run.engine.update(lr, step=update.step)
 
     seconds, cpu = clock.lap()
     skipped = {SKIPPED_METRIC: float(update.passed)} if update.passed else {}
