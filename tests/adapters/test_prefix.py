@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from bottega.adapters import InstallOptions, LinearLayer
-from bottega.adapters.prefix import Prefix
+from bottega.adapters.prefix import PrefixTuning
 from bottega.errors import ModelError
 from making import make_model
 
@@ -29,7 +29,7 @@ def layers_of(network: torch.nn.Module) -> list[LinearLayer]:
 
 @pytest.mark.parametrize("model", ["llama", "qwen3", "gemma3_text", "gpt2", "phi3"])
 def test_it_takes_positions_and_is_counted(model: str, tmp_path: Path) -> None:
-    chosen = Prefix(tokens=3)
+    chosen = PrefixTuning(tokens=3)
     assert chosen.virtual_tokens == 3
     assert chosen.label == "prefix tuning with 3 tokens"
     network = AutoModelForCausalLM.from_pretrained(make_model(tmp_path / "base", model), dtype=torch.float32)
@@ -44,4 +44,4 @@ def test_it_takes_positions_and_is_counted(model: str, tmp_path: Path) -> None:
 def test_other_models_are_refused(task: str | None, llama: Path) -> None:
     network = AutoModelForCausalLM.from_pretrained(llama)
     with pytest.raises(ModelError, match="prefix tuning is for decoders"):
-        Prefix().install(network, InstallOptions(peft_task=task))
+        PrefixTuning().install(network, InstallOptions(peft_task=task))

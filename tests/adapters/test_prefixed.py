@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM
 import bottega
 from bottega import adapters
 from bottega.adapters import InstallOptions
-from bottega.adapters.prefix import Prefix
+from bottega.adapters.prefix import PrefixTuning
 from bottega.batch import Example, Row
 from bottega.errors import ModelError
 from bottega.inference.deployment import Deployment, DeploymentSettings
@@ -69,7 +69,7 @@ def scores(scorer: Scorer, ids: list[int]) -> torch.Tensor:
 def test_peft_computes_the_same_both_ways(model: str, tmp_path: Path) -> None:
     folder, ids = make_model(tmp_path / "base", model), list(range(3, 20))
     scorer = fit_model(base(folder), "language")
-    add_adapter(scorer, Prefix(tokens=4), new=(), reference=False)
+    add_adapter(scorer, PrefixTuning(tokens=4), new=(), reference=False)
     torch.nn.init.normal_(scorer.adapted.embedding.prefix, std=0.7)
     (tmp_path / "one").mkdir()
     scorer.save(tmp_path / "one")
@@ -90,7 +90,7 @@ def test_it_starts_as_words_before_the_text(llama: Path) -> None:
     words = torch.randint(len(base(llama).get_input_embeddings().weight), (4,)).tolist()
     torch.manual_seed(0)
     scorer = fit_model(base(llama), "language")
-    add_adapter(scorer, Prefix(tokens=4), new=(), reference=False)
+    add_adapter(scorer, PrefixTuning(tokens=4), new=(), reference=False)
     ids = list(range(3, 20))
     wanted = logp(base(llama), [*words, *ids])[4:]
     torch.testing.assert_close(scores(scorer, ids), wanted, atol=1e-4, rtol=1e-4)
@@ -175,7 +175,7 @@ def test_preferences_are_compared_with_the_base(llama: Path, train: Callable[...
 def test_an_adapter_of_another_shape_is_refused(llama: Path, tmp_path: Path) -> None:
     wide = base(make_model(tmp_path / "wide", hidden_size=64))
     (tmp_path / "saved").mkdir()
-    Prefix(tokens=3).install(wide, OPTIONS).save(tmp_path / "saved")
+    PrefixTuning(tokens=3).install(wide, OPTIONS).save(tmp_path / "saved")
     with pytest.raises(ModelError, match=r"keys and values of shape \(3, 128\), and this model needs \(3, 64\)"):
         adapters.attach(base(llama), tmp_path / "saved")
     save_file({"other": torch.ones(1)}, tmp_path / "saved" / "adapter_model.safetensors")
@@ -188,10 +188,10 @@ def test_an_adapter_of_another_shape_is_refused(llama: Path, tmp_path: Path) -> 
 def test_models_that_are_not_packed_are_refused(model: str, tmp_path: Path) -> None:
     scorer = fit_model(base(make_model(tmp_path / "base", model)), "language")
     with pytest.raises(ModelError, match=r"in packed rows only|prefix tuning is not for"):
-        add_adapter(scorer, Prefix(tokens=3), new=(), reference=False)
+        add_adapter(scorer, PrefixTuning(tokens=3), new=(), reference=False)
 
 
 def test_more_tokens_than_a_layer_sees_are_refused(tmp_path: Path) -> None:
     network = base(make_model(tmp_path / "base", "gemma3_text", sliding_window=8))
     with pytest.raises(ModelError, match="some layers of this model see 7 tokens back"):
-        Prefix(tokens=20).install(network, OPTIONS)
+        PrefixTuning(tokens=20).install(network, OPTIONS)

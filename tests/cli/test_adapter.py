@@ -56,3 +56,17 @@ def test_what_is_wrong_is_said(llama: Path) -> None:
 
 def test_an_empty_folder_says_how_to_begin(tmp_path: Path) -> None:
     assert "no adapters in" in said("list", str(tmp_path))
+
+
+@pytest.mark.usefixtures("runs")
+def test_a_served_name_is_switched(llama: Path, tmp_path: Path) -> None:
+    from serving import start_with_folder
+
+    runs = {name: tmp_path / "runs" / name for name in ("one", "two")}
+    with start_with_folder(tmp_path / "state", base=llama, support=runs["one"], **runs) as running:
+        url = f"{running.url}/v1"
+        assert json.loads(said("switch", "support", "two", "--url", url, "--json"))["id"] == "support"
+        assert running.deployment.source("support") == running.deployment.source("two")
+        assert "base from now on" in said("switch", "support", "base", "--url", url)
+        assert "does not exist" in said("switch", "support", "three", "--url", url, code=2)
+    assert "no server answers" in said("switch", "support", "two", "--url", url, code=2)

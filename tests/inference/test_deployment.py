@@ -9,7 +9,7 @@ import pytest
 from test_scheduler import Caller
 
 import bottega
-from bottega.errors import DataError, ModelError
+from bottega.errors import DataError, ModelError, Overloaded
 from bottega.inference.continuous_decoder import ContinuousDecoder
 from bottega.inference.deployment import Deployment, DeploymentSettings
 from bottega.inference.row_decoder import SerialDecoder
@@ -77,6 +77,49 @@ def test_adapters_that_cannot_share_a_base_are_loaded_by_themselves(
     deployment.add("bloom", runs["bloom"])
     assert ask(deployment, "bloom") == alone(runs["bloom"])
     assert isinstance(deployment.language("bloom").scheduler.decoder, SerialDecoder)
+
+
+def test_a_name_is_switched_while_it_answers(deployment: Deployment, llama: Path, two_runs: list[Path]) -> None:
+    """Requests under way end with the adapter that they began with, which then leaves its base."""
+    for name, source in {"base": llama, "support": two_runs[0], "next": two_runs[1]}.items():
+        deployment.add(name, source)
+    served = deployment.language("support")
+    under_way = Caller()
+    served.submit(["the cat "], SETTINGS, lambda _, updates: under_way(updates))
+    deployment.switch("support", "next")
+    assert ask(deployment, "support") == alone(two_runs[1])
+    assert under_way.wait()[0].tokens == alone(two_runs[0])
+    adapters = deployment._loaded[str(llama)].adapters
+    assert adapters is not None
+    deployment.thread.call(lambda: None)
+    assert len(adapters.names) == 1, "the one that two names have"
+    deployment.switch("support", "base")
+    assert ask(deployment, "support") == alone(llama)
+    assert ask(deployment, "next") == alone(two_runs[1])
+
+
+def test_a_request_for_a_replaced_adapter_is_refused(deployment: Deployment, llama: Path, two_runs: list[Path]) -> None:
+    """It would be answered without any: the adapter is on its base no more."""
+    deployment.add("one", two_runs[0])
+    late, caller = deployment.language("one"), Caller()
+    late.submit(["the cat "], SETTINGS, lambda _, updates: caller(updates))
+    deployment.add("one", two_runs[1])
+    with pytest.raises(Overloaded, match="being replaced"):
+        late.submit(["the cat "], SETTINGS, lambda *_: None)
+    assert caller.wait()[0].tokens == alone(two_runs[0])
+    assert ask(deployment, "one") == alone(two_runs[1])
+
+
+def test_only_models_of_one_base_are_switched(deployment: Deployment, two_runs: list[Path], tmp_path: Path) -> None:
+    other = make_model(tmp_path / "other", seed=7)
+    deployment.add("one", two_runs[0])
+    deployment.add("other", other)
+    before = ask(deployment, "one")
+    with pytest.raises(ModelError, match=r"one stands on .*, and other on .*other"):
+        deployment.switch("one", "other")
+    with pytest.raises(ModelError, match="no such model"):
+        deployment.switch("one", "nobody")
+    assert ask(deployment, "one") == before
 
 
 def test_too_many_models_are_forgotten(deployment: Deployment, tmp_path: Path) -> None:

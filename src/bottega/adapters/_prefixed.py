@@ -23,7 +23,7 @@ from bottega.adapters._base import KEYS_AND_VALUES, WEIGHTS, InstallOptions
 from bottega.errors import ModelError
 
 if TYPE_CHECKING:
-    from bottega.adapters.prefix import Prefix
+    from bottega.adapters.prefix import PrefixTuning
 
 # PEFT's name of the keys and values.
 SAVED = "prompt_embeddings"
@@ -94,7 +94,7 @@ class AdaptedByPrefix(AdaptedInPlace):
     library = "peft"
     needs_packing = True
 
-    def __init__(self, model: nn.Module, adapter: Prefix, trained: str, options: InstallOptions) -> None:
+    def __init__(self, model: nn.Module, adapter: PrefixTuning, trained: str, options: InstallOptions) -> None:
         super().__init__(model, adapter, [trained], options)
         self.embedding: PrefixedEmbedding = model.get_input_embeddings()  # type: ignore[operator]
         self.prefix = self._ids = tuple(range(len(self.embedding.weight), len(self.embedding.weight) + adapter.tokens))
@@ -134,7 +134,7 @@ class AdaptedByPrefix(AdaptedInPlace):
         own.requires_grad_(trainable)
 
 
-def install_prefix(model: Any, adapter: Prefix, options: InstallOptions) -> AdaptedByPrefix:
+def install_prefix(model: Any, adapter: PrefixTuning, options: InstallOptions) -> AdaptedByPrefix:
     """Put trained keys and values before the texts of a model; see `Adapter.install`."""
     embedding = model.get_input_embeddings()
     name = next(name for name, module in model.named_modules() if module is embedding)

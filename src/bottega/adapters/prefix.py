@@ -21,7 +21,7 @@ KEYS_OR_VALUES = ("k_proj", "v_proj", "self_attention.key", "self_attention.valu
 FUSED = ("c_attn", "qkv_proj", "query_key_value", "Wqkv", "qkv")
 
 
-class Prefix(Adapter):
+class PrefixTuning(Adapter):
     """Keys and values of tokens that no vocabulary has; they start as those of random words."""
 
     title: ClassVar[str] = "prefix tuning"

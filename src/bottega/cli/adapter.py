@@ -1,4 +1,4 @@
-"""Commands for trained adapters: which there are, how they differ, and several as one."""
+"""Commands for trained adapters: which there are, how they differ, several as one, and which one is served."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import quote
 
 import typer
 
 import bottega
+from bottega.cli.api_client import DEFAULT_URL, ApiClient, Url
 from bottega.cli.app import USE, Json, app, errors
 from bottega.cli.export import print_export
 
-adapter_app = typer.Typer(help="List, compare, combine and merge trained adapters.", no_args_is_help=True)
+adapter_app = typer.Typer(help="List, compare, combine, merge and switch trained adapters.", no_args_is_help=True)
 app.add_typer(adapter_app, name="adapter", rich_help_panel=USE)
 
 Out = Annotated[Path, typer.Option(help="Folder to write; it must not exist.")]
@@ -128,3 +130,25 @@ def merge(
         return
     print_export(result)
     print(f"try it: {shlex.join(['bottega', 'generate', str(out)])} PROMPT")
+
+
+@adapter_app.command()
+def switch(
+    name: Annotated[str, typer.Argument(help="What clients ask for.")],
+    to: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A model that is served, with an adapter of the same base.")
+    ],
+    url: Url = DEFAULT_URL,
+    as_json: Json = False,
+) -> None:
+    """Let a name of a running server answer with another adapter, while it serves; the next start does not know of it.
+
+    Requests under way end with what they began with. The base's own name switches the adapter off.
+    """
+    with errors(as_json):
+        model = ApiClient(url).post(f"/models/{quote(name)}", {"model": to})
+    if as_json:
+        print(json.dumps(model))
+        return
+    print(f"{name} answers with {to} from now on")
+    print(f"back again: {shlex.join(['bottega', 'adapter', 'switch', name])} MODEL")

@@ -203,21 +203,52 @@ class Deployment:
         self._keys = count()
 
     def add(self, name: str, source: str | Path) -> None:
-        """Serve a run, a folder, an export or a hub id under a name; a ModelError if there is no such model."""
+        """Serve a run, a folder, an export or a hub id under a name; a ModelError if there is no such model.
+
+        What the name meant before goes when the requests for it have ended.
+        """
         found = find_model(str(source))
         with self._lock:
+            # The same again changes nothing for those who use it.
+            before = None if self._sources.get(name) == found.name else self._served.pop(name, None)
             self._sources[name] = found.name
             self._added[name] = time.time()
+        self._retire(before)
 
     def remove(self, name: str) -> None:
-        """Serve a name no longer, if it is served."""
+        """Serve a name no longer, if it is served; requests under way end as they began."""
         with self._lock:
             self._sources.pop(name, None)
             self._added.pop(name, None)
-            loaded, served = self._served.pop(name, (None, None))
-        if loaded is not None and loaded.adapters is not None and served is not None and served.adapter is not None:
-            adapters, adapter = loaded.adapters, served.adapter
-            self.thread.call(lambda: adapters.remove(adapter))
+            before = self._served.pop(name, None)
+        self._retire(before)
+
+    def switch(self, name: str, to: str) -> None:
+        """Let a name answer with the model of another from the next request on; requests under way end as they began.
+
+        Raises a ModelError, and changes nothing, if one of them is not served, or if they stand on different bases.
+        """
+        bases = {one: _base(self.source(one)) for one in (name, to)}
+        if bases[name] != bases[to]:
+            what = f"{name} stands on {bases[name]}, and {to} on {bases[to]}"
+            raise ModelError(what, where=name, fix=f"ask for {to} by its own name")
+        self.language(to)  # loaded before anything changes
+        with self._lock:
+            before = self._served.get(name)
+            self._served[name] = self._served[to]
+            self._sources[name], self._added[name] = self._sources[to], time.time()
+        self._retire(before)
+
+    def _retire(self, before: tuple[_Loaded, ServedLanguageModel] | None) -> None:
+        """Take the adapter of a name off its base, unless another name has it, once no request uses it."""
+        if before is None:
+            return
+        loaded, served = before
+        with self._lock:
+            is_used = any(other.adapter == served.adapter for _, other in self._served.values())
+        adapters, adapter, scheduler = loaded.adapters, served.adapter, loaded.scheduler
+        if adapters is not None and adapter is not None and scheduler is not None and not is_used:
+            scheduler.retire(adapter, lambda: adapters.remove(adapter))
 
     @property
     def names(self) -> dict[str, float]:
@@ -336,6 +367,12 @@ class Deployment:
 
 def _network(loaded: _Loaded) -> Any:
     return loaded.model.scorer.network
+
+
+def _base(source: str) -> str:
+    """What stands under the adapter of a model, or the model itself."""
+    located = locate(source)
+    return source if located.adapter is None else located.base
 
 
 def _base_and_adapter(source: str) -> tuple[str, Path | None]:

@@ -159,15 +159,19 @@ class Scheduler:
         self._waiting: dict[str, deque[ScheduledRow]] = {}
         self._lock = threading.Lock()
         self._closed = False
+        # Adapters that no further request may use, and what is done when none uses them any more.
+        self._retired: dict[str, Callable[[], None]] = {}
         thread.register(self._step)
 
     def submit(self, request: GenerationRequest, deliver: Callable[[list[Update]], None]) -> GenerationTicket:
-        """Accept a request; raises Overloaded if too many wait."""
+        """Accept a request; raises Overloaded if too many wait, or if its adapter was retired."""
         ticket = GenerationTicket(request, deliver)
         rows = [self._new_row(ticket, number) for number in range(request.continuations)]
         with self._lock:
             if self._closed:
                 raise Overloaded("the model is being unloaded", where="the model", seconds=RETURN_SECONDS)
+            if request.adapter in self._retired:
+                raise Overloaded("the model is being replaced", where="the model", seconds=RETURN_SECONDS)
             # A large request is accepted when nothing waits, or it could never be.
             if self.stats.waiting and self.stats.waiting + len(rows) > self.max_waiting:
                 self.stats.refused += 1
@@ -177,6 +181,20 @@ class Scheduler:
             self.stats.requests += 1
         self.thread.wake()
         return ticket
+
+    def retire(self, adapter: str, remove: Callable[[], None]) -> None:
+        """Refuse requests for an adapter; when none uses it any more, the thread that computes calls `remove`."""
+        with self._lock:
+            self._retired[adapter] = remove
+        self.thread.wake()
+
+    def _remove_retired(self) -> None:
+        with self._lock:
+            waiting = {row.adapter for rows in self._waiting.values() for row in rows}
+            used = waiting | {row.adapter for row in self._rows}
+            unused = [self._retired.pop(adapter) for adapter in list(self._retired) if adapter not in used]
+        for remove in unused:
+            remove()
 
     def close(self) -> None:
         """Stop; requests that have not ended get an error."""
@@ -209,6 +227,8 @@ class Scheduler:
 
     def _step(self) -> bool:
         """Take one step of the decoder; False if there is nothing to do."""
+        if self._retired:
+            self._remove_retired()
         self._admit()
         if not self._rows:
             return False

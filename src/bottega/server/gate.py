@@ -178,7 +178,7 @@ def _is_open(path: str) -> bool:
 
 def _scope_of(method: str, path: str) -> str:
     """What a key must be for to ask for this."""
-    if path.startswith(TRAINING_PATHS) or (method == "DELETE" and path.startswith("/v1/models")):
+    if path.startswith(TRAINING_PATHS) or (method != "GET" and path.startswith("/v1/models")):
         return "train"
     return "infer" if path.startswith("/v1/") else "admin"
 

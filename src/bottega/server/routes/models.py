@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import APIRouter, Request
+from pydantic import BaseModel, ConfigDict
 
 import bottega
 from bottega.server.errors import ApiError, no_such_model
@@ -37,6 +38,24 @@ async def retrieve_model(request: Request, model: str) -> Any:
     if model not in names:
         raise no_such_model(model)
     return model_document(model, names[model])
+
+
+class Switch(BaseModel):
+    """What a model is to answer with: another model that is served."""
+
+    model_config = ConfigDict(extra="forbid")
+    model: str
+
+
+@router.post("/v1/models/{model:path}")
+async def switch_model(request: Request, model: str, switch: Switch) -> Any:
+    """Let a name answer with another model that is served, of the same base, from the next request on."""
+    deployment: bottega.Deployment = request.app.state.deployment
+    for name in (model, switch.model):
+        if name not in deployment.names:
+            raise no_such_model(name)
+    await in_thread(lambda: deployment.switch(model, switch.model), "model")
+    return model_document(model, deployment.names[model])
 
 
 @router.delete("/v1/models/{model:path}")
