@@ -7,10 +7,10 @@ nothing, since the state of each token depends on what follows it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -49,30 +49,55 @@ def pack(examples: Sequence[Example], *, share: bool = True, min_shared: int = M
     # Without sharing rows are not trimmed either: some models (Doge, ProphetNet) compute a row differently if it is a
     # token shorter, although no token attends to the last one.
     tree = _TreeBuilder(min_shared if share and not has_source else None, whole=not share)
-    flat: list[Ints] = [np.empty(0, np.int64)] * len(rows)  # for each row: [t] flat indices of its tokens
-    for index in order:
-        flat[index] = tree.insert(rows[index])
-    nodes, both_ways = tree.nodes()
-    first, last = _visibility(nodes, both_ways)
     predictions = [len(row.at) for row in rows]
     return Batch(
-        tokens=torch.from_numpy(np.concatenate(tree.tokens)),  # [T]
-        position=torch.from_numpy(np.concatenate(tree.position)),  # [T]
-        first=torch.from_numpy(first),  # [T]
-        last=torch.from_numpy(last),  # [T]
-        # Predictions stay in the order of the rows, whatever the order in which their tokens are laid out.
-        at=torch.from_numpy(np.concatenate([where[row.at] for row, where in zip(rows, flat, strict=True)])),  # [N]
+        **_lay_out(rows, order, tree),
         label=torch.from_numpy(np.concatenate([row.label for row in rows])),  # [N]
         weight=torch.from_numpy(np.concatenate([row.weight for row in rows])),  # [N]
         row=torch.from_numpy(np.repeat(np.arange(len(rows)), predictions)),  # [N]
         example=torch.from_numpy(np.repeat(np.arange(len(examples)), [len(example.rows) for example in examples])),
         columns=_concatenate_columns(rows),
         ids=tuple(example.id for example in examples),
-        nodes=nodes,
         tokens_real=sum(example.tokens for example in examples),
         # In the order of the nodes, which for rows with a source is one node per row.
         source=_encoder_input([rows[index] for index in order], share=share) if has_source else None,
     )
+
+
+def _lay_out(rows: Sequence[Row], order: Sequence[int], tree: _TreeBuilder) -> dict[str, Any]:
+    """The fields of a batch that say where tokens lie, of rows that are put into the tree in this order."""
+    flat: list[Ints] = [np.empty(0, np.int64)] * len(rows)  # for each row: [t] flat indices of its tokens
+    for index in order:
+        flat[index] = tree.insert(rows[index])
+    nodes, both_ways = tree.nodes()
+    first, last = _visibility(nodes, both_ways)
+    return {
+        "tokens": torch.from_numpy(np.concatenate(tree.tokens)),  # [T]
+        "position": torch.from_numpy(np.concatenate(tree.position)),  # [T]
+        "first": torch.from_numpy(first),  # [T]
+        "last": torch.from_numpy(last),  # [T]
+        # Predictions stay in the order of the rows, whatever the order in which their tokens are laid out.
+        "at": torch.from_numpy(np.concatenate([where[row.at] for row, where in zip(rows, flat, strict=True)])),  # [N]
+        "nodes": nodes,
+    }
+
+
+def repack(batch: Batch, change: Callable[[Ints], Ints], *, min_shared: int = MIN_SHARED) -> Batch:
+    """A batch of causal rows with other token ids; what rows then begin with alike is laid out once.
+
+    change  the ids [t] of a row, up to its last prediction → those to take instead
+    """
+    tokens, at, nodes = batch.tokens.cpu().numpy(), batch.at.cpu().numpy(), batch.nodes
+    changes = np.flatnonzero(np.diff(batch.row.cpu().numpy())) + 1
+    rows = list[Row]()
+    for own in np.split(at, changes):  # the predictions of a row
+        end = int(own.max())
+        path = nodes.path(int(np.searchsorted(nodes.start, end, side="right")) - 1)
+        path = path[path <= end]
+        weight = np.ones(len(own), np.float32)
+        rows.append(Row(change(tokens[path]), np.searchsorted(path, own), own, weight))
+    fields = _lay_out(rows, _lexicographic_order(rows), _TreeBuilder(min_shared))
+    return replace(batch, **fields).to(str(batch.tokens.device))
 
 
 def _encoder_input(rows: Sequence[Row], *, share: bool) -> EncoderInput:

@@ -61,7 +61,7 @@ def test_a_kind_that_keeps_no_frozen_copy_cannot_be_compared_with(tmp_path: Path
 
 
 def test_kinds_are_found_by_the_names_of_their_files() -> None:
-    assert adapters.kinds() == ["bottleneck", "ia3", "lora", "prompt", "vera"]
+    assert adapters.kinds() == ["bottleneck", "ia3", "lora", "prefix", "prompt", "vera"]
     assert adapters.load("lora") is Lora
     assert adapters.build({"kind": "lora", "rank": 4}) == adapters.build({"rank": 4}) == Lora(rank=4)
 
@@ -113,7 +113,7 @@ def test_a_saved_adapter_of_an_unknown_kind_is_refused(tmp_path: Path) -> None:
     folder = write_config(tmp_path, {"kind": "bias", "base_model_name_or_path": "m"})
     with pytest.raises(ModelError, match="unknown kind 'bias'") as caught:
         adapters.attach(torch.nn.Linear(2, 2), folder)
-    assert caught.value.fix == "this build has bottleneck, ia3, lora, prompt, vera"
+    assert caught.value.fix == "this build has bottleneck, ia3, lora, prefix, prompt, vera"
 
 
 def test_modules_are_named_by_the_ends_of_their_names(llama: Path) -> None:

@@ -13,6 +13,7 @@ from bottega.errors import DataError, ModelError, Overloaded
 from bottega.inference.continuous_decoder import ContinuousDecoder
 from bottega.inference.deployment import Deployment, DeploymentSettings
 from bottega.inference.row_decoder import SerialDecoder
+from bottega.models.native import operators
 from bottega.sampling import Sampling
 from making import CAT_ROWS, make_model, write_jsonl
 
@@ -77,6 +78,22 @@ def test_adapters_that_cannot_share_a_base_are_loaded_by_themselves(
     deployment.add("bloom", runs["bloom"])
     assert ask(deployment, "bloom") == alone(runs["bloom"])
     assert isinstance(deployment.language("bloom").scheduler.decoder, SerialDecoder)
+
+
+def test_a_base_in_eight_bits_takes_adapters(tmp_path: Path, train: Callable[..., Path]) -> None:
+    """Though it cannot give its weights back, which PEFT would ask for."""
+    if operators() is None:
+        pytest.skip("8 bits need the operators in C++")
+    base = make_model(tmp_path / "base", hidden_size=128, head_dim=32, intermediate_size=96)
+    run = train(base, tmp_path / "run", adapter={"rank": 2}, optim={"steps": 8, "examples": 4, "lr": 2e-2})
+    deployment = Deployment(DeploymentSettings(dtype="int8"))
+    try:
+        for name, source in {"base": base, "one": run}.items():
+            deployment.add(name, source)
+        assert ask(deployment, "one") != ask(deployment, "base")
+        assert ask(deployment, "one") == bottega.load(run, dtype="int8").generate(["the cat "], SETTINGS)[0][0].tokens
+    finally:
+        deployment.close()
 
 
 def test_a_name_is_switched_while_it_answers(deployment: Deployment, llama: Path, two_runs: list[Path]) -> None:

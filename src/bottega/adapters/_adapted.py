@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from bottega.adapters._base import CONFIG, WEIGHTS, Adapter, InstallOptions
+from bottega.batch import Batch
 from bottega.errors import ModelError
 
 
@@ -25,7 +26,7 @@ class AdaptedModel(ABC):
     library  which library loads the saved folder again
     prefix   token ids that stand before every text; none while it is disabled
 
-    needs_packing   it is computed by the packed attention only
+    needs_packing   it is computed in packed rows only
     """
 
     needs_packing: ClassVar[bool] = False
@@ -58,6 +59,19 @@ class AdaptedModel(ABC):
             where="adapter.kind",
             fix="use the base with the adapter beside it",
         )
+
+    @property
+    def invocation(self) -> tuple[int, ...]:
+        """Token ids from whose last occurrence on a row uses the adapter; none: the whole row."""
+        return ()
+
+    def mark_batch(self, batch: Batch) -> Batch:
+        """The batch with the token ids by which the network knows where it uses the adapter."""
+        return batch
+
+    def mark_prompt(self, ids: tuple[int, ...]) -> tuple[int, ...]:
+        """A prompt with such ids; what is generated after it uses the adapter if its last token does."""
+        return ids
 
     @property
     def left_out(self) -> list[str]:

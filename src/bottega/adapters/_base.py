@@ -86,6 +86,7 @@ class InstallOptions(NamedTuple):
     reference      `AdaptedModel.disabled` must give the model as it is with the new adapter
     unquantized    reads the weights of the base as they were before they were quantized; None where they are not
     whole          names of further modules that are trained and saved with the adapter
+    invocation     token ids from whose last occurrence on a row uses the adapter; none: the whole row
     """
 
     new_modules: Sequence[str] = ()
@@ -94,6 +95,7 @@ class InstallOptions(NamedTuple):
     reference: bool = False
     unquantized: WeightReader | None = None
     whole: Sequence[str] = ()
+    invocation: Sequence[int] = ()
 
 
 class Adapter(BaseModel, ABC):
@@ -141,6 +143,11 @@ class Adapter(BaseModel, ABC):
     def is_plain_low_rank(self) -> bool:
         """Whether it is a new low-rank update of layers, starting at zero, and nothing else is trained or drawn."""
         return False
+
+    @property
+    def invocation_text(self) -> str | None:
+        """The text from whose last occurrence on a row uses the adapter; None: the whole row."""
+        return None
 
     @property
     def needs_quantized(self) -> bool:

@@ -94,6 +94,9 @@ class PeftAdaptedModel(AdaptedModel):
             restore_start(self.model, folder)
 
     def merge(self) -> nn.Module:
+        if self.invocation:
+            what = "an adapter that begins at its invocation cannot be added to weights, which compute all tokens"
+            raise ModelError(what, where="merge", fix="use the base with the adapter beside it")
         bases = [module.get_base_layer() for module in self.model.modules() if isinstance(module, BaseTunerLayer)]
         if any(getattr(base, "is_linear", False) for base in bases):
             raise ModelError(
@@ -103,6 +106,10 @@ class PeftAdaptedModel(AdaptedModel):
             )
         merged: nn.Module = self.model.merge_and_unload()
         return merged
+
+    @property
+    def invocation(self) -> tuple[int, ...]:
+        return tuple(getattr(self.model.peft_config[ACTIVE], "alora_invocation_tokens", None) or ())
 
     @property
     def left_out(self) -> list[str]:
@@ -122,12 +129,14 @@ def install_peft(model: Any, adapter: PeftAdapter, options: InstallOptions) -> P
     # What is trained whole gets no adapter, even where it is linear.
     whole = [*options.whole, *(_trained_whole(model, options.new_modules) if options.head_is_whole else [])]
     beside = [*options.new_modules, *options.whole]
-    shared = {
+    shared: dict[str, Any] = {
         "target_modules": adapter.targets,
         "task_type": "SEQ_2_SEQ_LM" if _is_encoder_decoder(model) else options.peft_task,
         # PEFT adds those of HEADS itself.
         "modules_to_save": [name for name in beside if name.partition(".")[0] not in HEADS] or None,
     }
+    if options.invocation:
+        shared["alora_invocation_tokens"] = list(options.invocation)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return PeftAdaptedModel(_install(model, adapter, shared, whole))

@@ -72,11 +72,19 @@ class Lora(PeftAdapter):
     alpha_pattern: dict[Pattern, Annotated[float, Field(gt=0)]] = Field(
         default_factory=dict, description="Other values of alpha, in the same way."
     )
+    invocation: str | None = Field(
+        None,
+        min_length=1,
+        description="Text from whose last occurrence on a row uses the adapter, such as what opens an answer (aLoRA,"
+        " Greenewald et al. 2025): what stands before it is the base's, and adapters share it.",
+    )
     train: Whole
     start: Start = None
 
     @model_validator(mode="after")
     def _check_init(self) -> Self:
+        if self.invocation and (self.dora or self.dropout or self.train or self.init != "zero"):
+            raise ValueError("invocation: it is for plain LoRA; leave dora, dropout, init and train out")
         if self.dora and self.init != "zero":
             raise ValueError("dora: the lengths of DoRA are those of the weights; leave init out, or dora")
         return self
@@ -89,6 +97,10 @@ class Lora(PeftAdapter):
     @property
     def is_plain_low_rank(self) -> bool:
         return self.init == "zero" and not (self.dora or self.dropout or self.train or self.start)
+
+    @property
+    def invocation_text(self) -> str | None:
+        return self.invocation
 
     @property
     def needs_quantized(self) -> bool:
@@ -117,8 +129,14 @@ class Lora(PeftAdapter):
 
     @property
     def label(self) -> str:
-        starts = ("PiSSA", self.init == "pissa"), ("LoftQ", self.init == "loftq")
-        variants = *starts, ("rsLoRA", self.rslora), ("DoRA", self.dora), ("LoRA+", self.lr_ratio is not None)
+        variants = (
+            ("aLoRA", self.invocation is not None),
+            ("PiSSA", self.init == "pissa"),
+            ("LoftQ", self.init == "loftq"),
+            ("rsLoRA", self.rslora),
+            ("DoRA", self.dora),
+            ("LoRA+", self.lr_ratio is not None),
+        )
         names = [name for name, used in variants if used]
         return f"{' and '.join(names) or 'LoRA'} of rank {self.rank}"
 

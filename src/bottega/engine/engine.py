@@ -263,6 +263,7 @@ class Engine:
             packed=scorer.fit.packed,
             reset_row_state=scorer.reset_row_state,
             prefix=scorer.prefix,
+            mark=scorer.mark_prompt,
         )
         with out_of_memory_errors():
             return writer.write(

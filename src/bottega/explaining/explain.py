@@ -54,6 +54,9 @@ class Explainer:
         if adapted is not None and adapted.prefix:
             what = "it was tuned by tokens before every text, which an explanation would leave out"
             raise ModelError(what, where=self.name, fix="explain its base, or a run of another kind of adapter")
+        if adapted is not None and adapted.invocation:
+            what = "its adapter begins at its invocation, which an explanation would not know of"
+            raise ModelError(what, where=self.name, fix="explain its base, or a run of another kind of adapter")
         whole = (model if adapted is None else adapted.model).to(resolve_device(device)).eval()
         self.network: Any = whole if adapted is None else adapted.network
         self.adapted = adapted

@@ -4,6 +4,8 @@ A prompt is read some tokens at a time, so that long ones do not hold up rows th
 with a text in the prefix cache is not computed again; rows that begin with the same long text share its keys and values
 while they are decoded.
 
+The adapter that computes a token is part of its id here (`RowAdapters.mark`), so what is shared was computed alike.
+
 Legend: B decoded rows, V vocabulary, T tokens of a forward.
 """
 
@@ -44,7 +46,7 @@ MAX_TOKENS = 1 << 16
 
 @dataclass(eq=False)
 class _ReadRow:
-    """A row whose prompt is read; `reading` is None until it begins."""
+    """A row whose prompt is read, with its marked ids; `reading` is None until it begins."""
 
     row: DecodedRow
     tokens: Ints
@@ -92,7 +94,18 @@ class ContinuousDecoder(RowDecoder):
         return not count or (count < self.max_rows and self._used_tokens + len(row.tokens) <= self.max_tokens)
 
     def join(self, row: DecodedRow) -> None:
-        self.read.append(_ReadRow(row, np.array(row.tokens, np.int64)))
+        if row.begins is None and self.adapters is not None:
+            # Of the prompt: what the row writes itself changes nothing, should it come back.
+            row.begins = self.adapters.find_start(row.adapter, row.tokens)
+        self.read.append(_ReadRow(row, self._ids(row)))
+
+    def _ids(self, row: DecodedRow, start: int = 0) -> Ints:
+        """The marked ids of a row's tokens from `start` on."""
+        ids = np.array(row.tokens[start:], np.int64)
+        if self.adapters is None:
+            return ids
+        assert row.begins is not None, "it has joined"
+        return self.adapters.mark(row.adapter, ids, row.begins - start)
 
     @torch.inference_mode()
     def leave(self, row: DecodedRow) -> None:
@@ -102,7 +115,7 @@ class ContinuousDecoder(RowDecoder):
             return
         # The next prompt of a conversation begins with all of this.
         start = len(cached.prefix.tokens) if cached.prefix else 0
-        self.prefixes.store(row.adapter, row.tokens[: cached.position], cached.tail(), start)
+        self.prefixes.store(self._ids(row)[: cached.position], cached.tail(), start)
         self.cache.remove(cached)
         self._forget_old_texts()
 
@@ -126,37 +139,34 @@ class ContinuousDecoder(RowDecoder):
         decoded = [row_of[cached] for cached in self.cache.rows]
         read = self._choose_chunks()
         starts = [one.reading.start for one in read if one.reading]
-        tokens = [row.tokens[-1] for row in decoded]
+        tokens = [int(self._ids(row, len(row.tokens) - 1)[0]) for row in decoded]
         position = [self.decoded[row].position for row in decoded]
-        adapters = [row.adapter for row in decoded]
         wanted = list(range(len(decoded)))
         for (one, count), start in zip(read.items(), starts, strict=True):
             if one.row.all_logits:
                 wanted += range(len(tokens), len(tokens) + count)
             elif count == one.left:
                 wanted.append(len(tokens) + count - 1)
-            tokens += one.row.tokens[start : start + count]
+            tokens += one.tokens[start : start + count].tolist()
             position += range(start, start + count)
-            adapters += [one.row.adapter] * count
-        logits = self._forward(tokens, position, adapters, wanted, read)
+        logits = self._forward(tokens, position, wanted, read)
         return self._split(decoded, read, logits)
 
     def _forward(
         self,
         tokens: Sequence[int],
         position: Sequence[int],
-        adapters: Sequence[str | None],
         wanted: Sequence[int],
         read: dict[_ReadRow, int],
     ) -> Tensor:
-        """[wanted, V] the logits after some of the T tokens."""
-        device = self.network.device
+        """[wanted, V] the logits after some of the T tokens, which are marked."""
+        device, ids = self.network.device, torch.tensor(tokens)
         if self.adapters is not None:
-            self.adapters.use(adapters)
+            ids = self.adapters.use_marked(ids)
         readings = [one.reading for one in read if one.reading is not None]
         layout = make_step_layout(self.network, self.cache, readings, list(read.values()))
         out = self.network(
-            input_ids=torch.tensor([tokens], device=device),
+            input_ids=ids[None].to(device),
             position_ids=torch.tensor([position], device=device) + self.first,
             layout=layout,
             use_cache=False,
@@ -176,7 +186,7 @@ class ContinuousDecoder(RowDecoder):
             if not one.left:
                 assert one.reading is not None
                 start = sum(map(len, one.reading.context))
-                self.prefixes.store(one.row.adapter, one.row.tokens, one.reading.text(), start)
+                self.prefixes.store(one.tokens, one.reading.text(), start)
                 rows.append(one.row)
                 places.append(place)
             if one.row.all_logits or not one.left:
@@ -210,12 +220,11 @@ class ContinuousDecoder(RowDecoder):
             return
         # The last token is computed in any case: its logits are wanted.
         known = one.tokens[:-1]
-        context = self.prefixes.find(one.row.adapter, known)
+        context = self.prefixes.find(known)
         found = sum(map(len, context))
-        alike = (other for other in earlier if other.row.adapter == one.row.adapter)
         if any(
             common_prefix_length(known, other.tokens) >= found + MIN_AWAITED
-            for other in alike
+            for other in earlier
             if other.left or not other.reading
         ):
             return
@@ -230,7 +239,7 @@ class ContinuousDecoder(RowDecoder):
             texts, count = [*one.reading.context, one.reading.text()], len(one.tokens)
             prefix = self._prefix_of(one)
             if prefix is None and (length := self._shared_length(one)):
-                prefix = Prefix(one.tokens[:length], concatenate(texts, 0, length).copy(), one.row.adapter)
+                prefix = Prefix(one.tokens[:length], concatenate(texts, 0, length).copy())
             start = len(prefix.tokens) if prefix else 0
             self.decoded[one.row] = self.cache.add(concatenate(texts, start, count), prefix)
 
@@ -239,14 +248,13 @@ class ContinuousDecoder(RowDecoder):
         fitting = [
             prefix
             for prefix in self.cache.prefixes
-            if prefix.kind == one.row.adapter and common_prefix_length(prefix.tokens, one.tokens) == len(prefix.tokens)
+            if common_prefix_length(prefix.tokens, one.tokens) == len(prefix.tokens)
         ]
         return max(fitting, key=lambda prefix: len(prefix.tokens), default=None)
 
     def _shared_length(self, one: _ReadRow) -> int:
         """The length of a beginning that rows about to be decoded share with this one; 0 if it is too short."""
-        others = (other for other in self.read if other.row.adapter == one.row.adapter)
-        lengths = Counter(common_prefix_length(one.tokens, other.tokens) for other in others)
+        lengths = Counter(common_prefix_length(one.tokens, other.tokens) for other in self.read)
         lengths = Counter({length: count for length, count in lengths.items() if length >= MIN_PREFIX})
         # A shorter beginning is shared by the rows with a longer one too.
         saved = {length: length * sum(n for other, n in lengths.items() if other >= length) for length in lengths}

@@ -39,7 +39,7 @@ from bottega.inference.scheduler import (
     Update,
 )
 from bottega.inference.token_constraints import Constraint, with_checkpoint_settings
-from bottega.models.low_rank import is_low_rank, read_updates
+from bottega.models.low_rank import is_low_rank, read_updates, saved_invocation
 from bottega.models.row_adapters import RowAdapters
 from bottega.models.source import locate
 from bottega.models.tokenizer import load_tokenizer
@@ -338,7 +338,8 @@ class Deployment:
             assert isinstance(loaded.scheduler.decoder, SerialDecoder)
             loaded.scheduler.decoder.adapters[key] = adapter
         else:
-            loaded.adapters.add(key, read_updates(base.scorer.network, adapter, source))
+            updates = read_updates(base.scorer.network, adapter, source)
+            loaded.adapters.add(key, updates, saved_invocation(adapter))
         return model
 
     def _open(self, place: str, load: Callable[[], _Loaded]) -> _Loaded:

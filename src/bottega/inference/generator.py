@@ -54,6 +54,7 @@ class Writer:
     config           the generation config to follow; None to sample from the model's own distribution
     reset_row_state  resets what the network keeps of earlier rows; default: to its state at construction
     prefix           returns token ids to compute before every prompt, of which nothing else is to know
+    mark             a prompt → the ids that the network gets for it; those of new tokens differ as the last one does
     """
 
     def __init__(
@@ -66,11 +67,12 @@ class Writer:
         config: GenerationConfig | None = None,
         reset_row_state: Callable[[], None] | None = None,
         prefix: Callable[[], tuple[int, ...]] = tuple,
+        mark: Callable[[tuple[int, ...]], tuple[int, ...]] = tuple,
     ) -> None:
         self.network, self.tokenizer, self.ends = network, tokenizer, ends
         self.decoding = choose_decoding(network, packed=packed)
         self.config, self.reset_row_state = config, reset_row_state or RowState(network).restore
-        self.prefix = prefix
+        self.prefix, self.mark = prefix, mark
 
     def write(
         self,
@@ -182,7 +184,9 @@ class Writer:
     def _decode(self, rows: list[GeneratedRow], settings: Sampling) -> Iterator[TextPiece]:
         """Decode token by token; rows that have ended leave the batch."""
         before = self.prefix()
-        decoding = self.decoding(self.network, [(*before, *row.prompt) for row in rows], self.reset_row_state)
+        prompts = [(*before, *self.mark(row.prompt)) for row in rows]
+        marks = torch.tensor([ids[-1] - row.prompt[-1] for ids, row in zip(prompts, rows, strict=True)])
+        decoding = self.decoding(self.network, prompts, self.reset_row_state)
         logits = decoding.start()
         constrained = any(row.constraints for row in rows)
         seen = (
@@ -211,8 +215,8 @@ class Writer:
                 return
             if seen is not None:
                 seen = seen.scatter(1, next_tokens[:, None], True)[kept]
-            rows = [rows[index] for index in kept]
-            logits = decoding.step(next_tokens[kept], kept)
+            rows, marks = [rows[index] for index in kept], marks[kept]
+            logits = decoding.step(next_tokens[kept] + marks.to(next_tokens.device), kept)
 
     @contextmanager
     def _in_evaluation_mode(self) -> Iterator[None]:

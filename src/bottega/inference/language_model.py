@@ -75,6 +75,7 @@ class LanguageModel:
             config=config,
             reset_row_state=self.scorer.reset_row_state,
             prefix=self.scorer.prefix,
+            mark=self.scorer.mark_prompt,
         )
 
     @property

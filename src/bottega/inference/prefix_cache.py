@@ -6,9 +6,10 @@ What was not used for the longest time is forgotten first.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count
+from typing import cast
 
 import numpy as np
 
@@ -29,28 +30,25 @@ class _Node:
 
 
 class PrefixCache:
-    """Texts by their tokens.
-
-    A `kind` keeps texts apart that equal tokens do not make equal, such as those of different adapters.
-    """
+    """Texts by their tokens; equal ids must have been computed alike, with the same adapter."""
 
     def __init__(self) -> None:
         self.tokens = 0  # in memory
-        self._roots: dict[Hashable, _Node] = {}
+        self._root = _Node(np.empty(0, np.int64), None, None)
         self._clock = count(1)
 
-    def find(self, kind: Hashable, tokens: Sequence[int] | Ints) -> list[CachedText]:
+    def find(self, tokens: Sequence[int] | Ints) -> list[CachedText]:
         """The stored parts of the longest beginning of a text, in order; they stay valid when they are forgotten."""
-        return [_text(node).part(0, used) for node, used in self._walk(kind, np.asarray(tokens, np.int64))]
+        return [_text(node).part(0, used) for node, used in self._walk(np.asarray(tokens, np.int64))]
 
-    def store(self, kind: Hashable, tokens: Sequence[int], text: CachedText, start: int = 0) -> None:
+    def store(self, tokens: Sequence[int] | Ints, text: CachedText, start: int = 0) -> None:
         """Keep a copy of the tokens that `text` holds, from `start` on; not if those before are stored no longer."""
         wanted = np.asarray(tokens, np.int64)
-        path = self._walk(kind, wanted)
+        path = self._walk(wanted)
         found = sum(used for _, used in path)
         if found < start or found == len(wanted):
             return
-        parent = self._roots.setdefault(kind, _Node(np.empty(0, np.int64), None, None))
+        parent = self._root
         if path:
             parent, used = path[-1]
             if used < len(parent.tokens):
@@ -68,9 +66,9 @@ class PrefixCache:
             del leaf.parent.children[int(leaf.tokens[0])]
             self.tokens -= len(leaf.tokens)
 
-    def _walk(self, kind: Hashable, tokens: Ints) -> list[tuple[_Node, int]]:
+    def _walk(self, tokens: Ints) -> list[tuple[_Node, int]]:
         """The nodes along a text, and how many tokens of each are its own; only of the last it may be a part."""
-        path, node, done = [], self._roots.get(kind), 0
+        path, node, done = list[tuple[_Node, int]](), cast("_Node | None", self._root), 0
         while node is not None and done < len(tokens) and (child := node.children.get(int(tokens[done]))):
             used = common_prefix_length(child.tokens, tokens[done:])
             child.used = next(self._clock)
@@ -89,7 +87,7 @@ class PrefixCache:
         node.children = {int(rest.tokens[0]): rest}
 
     def _nodes(self) -> Iterator[_Node]:
-        waiting = [child for root in self._roots.values() for child in root.children.values()]
+        waiting = list(self._root.children.values())
         while waiting:
             node = waiting.pop()
             waiting += node.children.values()

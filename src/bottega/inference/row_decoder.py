@@ -28,11 +28,13 @@ class DecodedRow:
     tokens      its prompt, and what was generated; the scheduler appends the next token after each step
     adapter     the adapter to compute it with
     all_logits  the logits after every token of the prompt are wanted, and not only after the last
+    begins      the first token that is computed with the adapter; the decoder finds it when the row first joins
     """
 
     tokens: list[int]
     adapter: str | None = None
     all_logits: bool = False
+    begins: int | None = None
 
 
 @dataclass

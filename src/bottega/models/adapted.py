@@ -13,6 +13,7 @@ from torch import nn
 from bottega import adapters
 from bottega.adapters import WEIGHT_FILES
 from bottega.errors import ModelError
+from bottega.models.native.packed_linear import left_out_of_state
 from bottega.models.safe_folder import check_weights
 from bottega.models.source import quietly
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 def attach_saved(model: nn.Module, folder: Path, *, trainable: bool = False, reference: bool = False) -> AdaptedModel:
     """The model with the adapter of a folder; see `adapters.attach`."""
     check_weights(str(folder))
-    with quietly(str(folder), "the adapter"):
+    with quietly(str(folder), "the adapter"), left_out_of_state():
         return adapters.attach(model, folder, trainable=trainable, reference=reference)
 
 

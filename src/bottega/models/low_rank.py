@@ -5,6 +5,7 @@ Legend: r rank, I inputs of a layer, O outputs.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from bottega.adapters import CONFIG
 from bottega.errors import ModelError
 from bottega.models.adapted import attach_saved, weight_names
 
@@ -33,6 +35,12 @@ class LowRankUpdate(NamedTuple):
 def is_low_rank(folder: Path) -> bool:
     """Whether an adapter holds nothing but low-rank updates."""
     return _other_weight(folder) is None
+
+
+def saved_invocation(folder: Path) -> tuple[int, ...]:
+    """The token ids from whose last occurrence on a row uses a saved adapter; none: the whole row."""
+    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    return tuple(config.get("alora_invocation_tokens") or ())
 
 
 def read_updates(network: nn.Module, folder: Path, name: str) -> dict[str, LowRankUpdate]:

@@ -11,15 +11,30 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from itertools import accumulate
-from typing import Any, NamedTuple
+from itertools import accumulate, count
+from typing import Any, NamedTuple, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from bottega.batch import Ints
 from bottega.models.arithmetic.plain import PLAIN, Arithmetic
 from bottega.models.kernels.lora_linear import ROW_ADAPTER, LinearTensors, Segment, fused_forward, has_tensors
 from bottega.models.low_rank import LowRankUpdate
+
+# Where an adapter begins whose invocation does not occur: beyond all rows.
+NOWHERE = 1 << 62
+
+
+def find_invocation(ids: Sequence[int] | Ints, invocation: Sequence[int]) -> int | None:
+    """Where the last occurrence of the invocation in a text begins; None if it does not occur."""
+    tokens, wanted = np.asarray(ids), np.asarray(invocation)
+    if len(tokens) < len(wanted):
+        return None
+    windows = np.lib.stride_tricks.sliding_window_view(tokens, len(wanted))
+    found = np.flatnonzero((windows == wanted).all(1))
+    return int(found[-1]) if len(found) else None
 
 
 class RowMatrices(NamedTuple):
@@ -41,9 +56,16 @@ class RowAdapters:
         self.network = network
         self.names: list[str] = []
         self._in_use = _InUse()
+        self._numbers: dict[str, int] = {}
+        self._next_number = count(1)
+        self._invocations: dict[str, Sequence[int]] = {}
 
-    def add(self, name: str, updates: Mapping[str, LowRankUpdate]) -> None:
-        """Put a trained adapter on the network; it changes nothing until a token uses it."""
+    def add(self, name: str, updates: Mapping[str, LowRankUpdate], invocation: Sequence[int] = ()) -> None:
+        """Put a trained adapter on the network; it changes nothing until a token uses it.
+
+        invocation  the token ids from whose last occurrence on a row uses it; none: the whole row
+        """
+        self._invocations[name] = invocation
         # Not the weight of the layer, which may be kept in 4 bits.
         weight = next(weight for weight in self.network.parameters() if weight.is_floating_point())
         matrices = {place: [torch.from_numpy(one).to(weight) for one in (it.a, it.b)] for place, it in updates.items()}
@@ -61,6 +83,39 @@ class RowAdapters:
                 layer.forward = fused_forward(layer, arithmetic) if has_tensors(layer) else partial(_forward, layer)
             routed.matrices[name] = own
         self.names.append(name)
+        # Never a second time: what was computed with an adapter that had the name before may still be in a cache.
+        self._numbers[name] = next(self._next_number)
+
+    @property
+    def vocabulary_size(self) -> int:
+        """V, the number of ids without adapter: that of token i with the k-th adapter is k · V + i."""
+        return len(cast(Any, self.network).get_input_embeddings().weight)
+
+    def find_start(self, name: str | None, tokens: Sequence[int]) -> int:
+        """The first token of a prompt that uses an adapter; beyond all rows if its invocation does not occur."""
+        invocation = () if name is None else self._invocations.get(name, ())
+        start = find_invocation(tokens, invocation) if invocation else 0
+        return NOWHERE if start is None else start
+
+    def mark(self, name: str | None, ids: Ints, start: int) -> Ints:
+        """Token ids, of which those from `start` on say that they use an adapter."""
+        if name is None or start >= len(ids):
+            return ids
+        marked = ids.copy()
+        marked[max(start, 0) :] += self._numbers[name] * self.vocabulary_size
+        return marked
+
+    def use_marked(self, ids: Tensor) -> Tensor:
+        """Use the adapters that ids [T] say; returns the ids that an embedding knows."""
+        size = self.vocabulary_size
+        numbers = ids // size
+        present = torch.unique(numbers).tolist()
+        names = [name for name, number in self._numbers.items() if number in present]
+        places = torch.full((max(present) + 1,), -1, device=ids.device)
+        for place, name in enumerate(names):
+            places[self._numbers[name]] = place
+        self._in_use.set_by_number(tuple(names), places[numbers].to(next(self.network.parameters()).device))
+        return ids % size
 
     def remove(self, name: str) -> None:
         """Take an adapter off the network."""
@@ -69,10 +124,16 @@ class RowAdapters:
                 routed.matrices.pop(name, None)
                 routed.stacked = None
         self.names.remove(name)
+        del self._numbers[name]
+        self._invocations.pop(name, None)
 
     def use(self, adapters: Sequence[str | None]) -> None:
-        """The adapter of each of the T tokens of the next forwards, without gradients."""
+        """The adapter of each of the T tokens of the next forwards."""
         self._in_use.set(adapters, next(self.network.parameters()).device)
+
+    def use_by_number(self, names: Sequence[str], owner: Tensor) -> None:
+        """The adapter of each of the T tokens of the next forwards, as its place in `names`, -1 for none."""
+        self._in_use.set_by_number(tuple(names), owner)
 
     def use_in_turn(self, counts: Mapping[str, int]) -> None:
         """The adapters of the next forwards, one after another, each for a number of tokens; what follows has none."""
@@ -126,6 +187,9 @@ class _InUse:
         owner = torch.tensor([-1 if name is None else place[name] for name in adapters], device=device)
         self.state = _Used(names, owner, gates={})
 
+    def set_by_number(self, names: tuple[str, ...], owner: Tensor) -> None:
+        self.state = _Used(names, owner, gates={})
+
     def gate(self, columns: tuple[tuple[int, float], ...], dtype: torch.dtype) -> Tensor | None:
         """[T, r] the scale of an adapter where a column belongs to that of a token, else 0; None for ones everywhere.
 
@@ -169,16 +233,19 @@ class _LayerAdapters:
             return base._replace(a=stacked.a, b=stacked.b, segments=_segments(counts, stacked.columns))
         if owner is None:
             return base._replace(**self.matrices[names[0]]._asdict())
-        if self.stacked is None or self.stacked.names != names:
+        # What is trained changes, and its stack has the gradients of its parts.
+        is_trained = any(self.matrices[name].a.requires_grad for name in names if name in self.matrices)
+        if is_trained or self.stacked is None or self.stacked.names != names:
             self.stacked = self._stack(names)
-        return base._replace(
-            a=self.stacked.a, b=self.stacked.b, gate=self.in_use.gate(self.stacked.columns, self.stacked.a.dtype)
-        )
+        stacked = self.stacked
+        return base._replace(a=stacked.a, b=stacked.b, gate=self.in_use.gate(stacked.columns, stacked.a.dtype))
 
     def _stack(self, names: tuple[str, ...]) -> _Stacked:
         own = [self.matrices.get(name) for name in names]
         columns = tuple((0, 1.0) if one is None else (len(one.a), one.scale) for one in own)
         present = [one for one in own if one is not None]
+        if len(present) == 1:
+            return _Stacked(names, present[0].a, present[0].b, columns)
         return _Stacked(names, torch.cat([one.a for one in present]), torch.cat([one.b for one in present], 1), columns)
 
 

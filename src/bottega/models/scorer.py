@@ -96,6 +96,10 @@ class Scorer(nn.Module):
         """Token ids that the adapter puts before every text."""
         return () if self.adapted is None else self.adapted.prefix
 
+    def mark_prompt(self, ids: tuple[int, ...]) -> tuple[int, ...]:
+        """A prompt as the network must get it; see `AdaptedModel.mark_prompt`."""
+        return ids if self.adapted is None else self.adapted.mark_prompt(ids)
+
     @property
     def library(self) -> str:
         """The library that loads what `save` wrote."""
@@ -129,6 +133,8 @@ class Scorer(nn.Module):
     ) -> dict[str, Tensor]:
         """The requested outputs; for the options see `ScoreOptions`."""
         options = ScoreOptions(weighted, smoothing, temperature)
+        if self.adapted is not None:
+            batch = self.adapted.mark_batch(batch)
         batch = put_before(batch, self.prefix(), shared=self.fit.packed)
         if self.fit.own_head and not self.head.is_bare:
             scores = from_logits(self._own_logits(batch), batch, outputs & self.head.outputs, options)

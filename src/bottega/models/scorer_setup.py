@@ -10,7 +10,10 @@ from bottega import adapters
 from bottega.adapters import Adapter, InstallOptions, WeightReader
 from bottega.errors import ModelError
 from bottega.hardware.device import compute_dtype, resolve_device
+from bottega.models.activated import Activated
 from bottega.models.adapted import attach_saved
+from bottega.models.arithmetic.native import NATIVE
+from bottega.models.arithmetic.plain import PLAIN
 from bottega.models.attention import ATTENTION_NAME, add_layout_hooks, register_attention
 from bottega.models.checkpoint import load_adapted
 from bottega.models.config import is_encoder
@@ -19,6 +22,7 @@ from bottega.models.kernels import apply_kernels
 from bottega.models.native import SWITCH, mark, operators
 from bottega.models.native.packed_linear import pack_model, packed_fraction
 from bottega.models.packing_proof import prove_packing
+from bottega.models.row_adapters import RowAdapters
 from bottega.models.scorer import Fit, Scorer
 from bottega.models.source import adapter_folder
 from bottega.objectives import HeadKind
@@ -86,18 +90,20 @@ def add_adapter(
     new: Sequence[str],
     reference: bool,
     unquantized: WeightReader | None = None,
+    invocation: Sequence[int] = (),
 ) -> None:
     """Freeze the scorer's model and put a trainable adapter on it, a new one or the one the recipe continues.
 
     new          modules whose weights are random: they are trained and saved with the adapter
     reference    `AdaptedModel.disabled` will give the policy as it is now
     unquantized  reads the weights of the base as they were before they were quantized
+    invocation   the token ids of `adapter.invocation_text`
     """
     if adapter.start is None:
         # A head that may have begun at random is trained whole: a low-rank change of random weights learns little.
         head = scorer.head
         whole = [name for name in adapter.modules_trained_whole(scorer.network) if name not in new]
-        options = InstallOptions(new, head.may_be_new, head.peft_task, reference, unquantized, whole)
+        options = InstallOptions(new, head.may_be_new, head.peft_task, reference, unquantized, whole, invocation)
         adapted = adapter.install(scorer.network, options)
     else:
         folder = adapter_folder(adapter.start)
@@ -144,9 +150,26 @@ def _use(scorer: Scorer, adapted: AdaptedModel) -> None:
     if adapted.needs_packing and not scorer.fit.packed:
         what = f"an adapter of this kind is computed in packed rows only, and this model has none: {scorer.fit.reason}"
         raise ModelError(what, where="adapter.kind", fix="take another kind: lora, ia3, vera, prompt")
+    if adapted.invocation and not isinstance(adapted, Activated):
+        # PEFT looks for the invocation around the model, and here the model is called without it.
+        adapted = activate(scorer, adapted)
     scorer.model, scorer.adapted = adapted.model, adapted
     if scorer.head.over_vocabulary and adapted.changes_head:
         scorer.fit = _computed_by_own_head(scorer.fit, scorer.network)
+
+
+def activate(scorer: Scorer, installed: AdaptedModel) -> Activated:
+    """An adapter that begins at its invocation, computed token by token instead of by PEFT."""
+    if not scorer.head.autoregressive or scorer.network.config.is_encoder_decoder or not scorer.fit.packed:
+        what = "an adapter that begins at its invocation is for decoders that compute packed rows"
+        raise ModelError(what, where="adapter.invocation", fix="leave it out")
+    rows = RowAdapters(scorer.network)
+    try:
+        activated = Activated(rows, "adapter", installed)
+    finally:
+        installed.model.unload()
+    rows.put("adapter", activated.matrices, NATIVE if scorer.fit.native else PLAIN)
+    return activated
 
 
 def _computed_by_own_head(fit: Fit, network: Any) -> Fit:

@@ -19,6 +19,7 @@ from bottega.errors import ModelError
 from bottega.models.arithmetic.native import NATIVE
 from bottega.models.arithmetic.plain import PLAIN
 from bottega.models.config import has_dropout
+from bottega.models.native.packed_linear import left_out_of_state
 from bottega.models.row_adapters import RowAdapters, RowMatrices
 from bottega.models.scorer import Scorer
 
@@ -92,16 +93,20 @@ class OneOfSeveral(AdaptedModel):
         from peft import get_peft_model_state_dict
 
         self.rows, self.name, self.network = rows, name, rows.network
-        with TemporaryDirectory() as folder:
+        with TemporaryDirectory() as folder, left_out_of_state():
             installed.save(Path(folder))
             self.config = (Path(folder) / CONFIG).read_text(encoding="utf-8")
-        trained = {key: weight for key, weight in installed.model.named_parameters() if weight.requires_grad}
-        own = {weight.data_ptr(): nn.Parameter(weight.detach().clone()) for weight in trained.values()}
+        trained = {key: weight for key, weight in installed.model.named_parameters() if ".lora_" in key}
+        own = {
+            weight.data_ptr(): nn.Parameter(weight.detach().clone(), requires_grad=weight.requires_grad)
+            for weight in trained.values()
+        }
         self.matrices = dict(_plain_matrices(self.network, own))
         if installed.changes_head or 2 * len(self.matrices) != len(trained):
             fix = "leave the head and fused experts out of adapter.targets, or train this one by itself"
             raise ModelError(NOT_PLAIN, where=f"adapters.{name}", fix=fix)
-        state = get_peft_model_state_dict(installed.model, save_embedding_layers=False)
+        with left_out_of_state():
+            state = get_peft_model_state_dict(installed.model, save_embedding_layers=False)
         self.saved = {key: own[weight.data_ptr()] for key, weight in state.items()}
         self.model = nn.Module()
         self.model.add_module("network", self.network)

@@ -17,15 +17,17 @@ from typing import Any, NamedTuple
 import torch
 
 from bottega import adapters
+from bottega.adapters import Adapter
 from bottega.batch import Example
 from bottega.data.sampler import Sampler, validation_groups
 from bottega.engine.engine import Engine
 from bottega.engine.lr_schedule import Schedule
 from bottega.engine.optimizer import Optimizer, freeze
-from bottega.errors import ModelError
+from bottega.errors import DataError, ModelError
 from bottega.hardware.device import DeviceMeter, compute_dtype, resolve_device
 from bottega.models import heads
 from bottega.models.checkpoint import load_model, model_for_adapter, unquantized_weights
+from bottega.models.row_adapters import find_invocation
 from bottega.models.scorer import Fit, Scorer
 from bottega.models.scorer_setup import add_adapter, fit_model, load_scorer
 from bottega.models.shared_base import SharedBase
@@ -39,6 +41,9 @@ from bottega.training.input_files import check_unchanged
 from bottega.training.reference_cache import ReferenceCache
 from bottega.training.replay import Replay
 from bottega.training.rollout import Rollouts
+
+# Rows in which the invocation of an adapter is looked for.
+LOOKED_AT = 200
 
 
 @dataclass(frozen=True)
@@ -220,7 +225,14 @@ def _build_engine(
         else:
             section = factory.section
             unquantized = None if section.quantize == "none" else partial(unquantized_weights, section)
-            add_adapter(scorer, recipe.adapter, new=new, reference=compared, unquantized=unquantized)
+            add_adapter(
+                scorer,
+                recipe.adapter,
+                new=new,
+                reference=compared,
+                unquantized=unquantized,
+                invocation=_invocation(recipe.adapter, factory.data),
+            )
     freeze(scorer.model, recipe.optim.freeze)
     if recipe.optim.neftune is not None:
         scorer.add_noise(recipe.optim.neftune)
@@ -229,6 +241,22 @@ def _build_engine(
     offload = recipe.optim.offload and factory.device != "cpu"
     tokenizer = factory.data.tokenizer
     return Engine(scorer, optimizer, tokenizer, reference=reference, seed=recipe.seed, offload=offload), new
+
+
+def _invocation(adapter: Adapter, data: Dataset) -> list[int]:
+    """The token ids of the text from which on rows use the adapter; a DataError if no row has it."""
+    if adapter.invocation_text is None:
+        return []
+    examples = (data.train.examples[index] for index in range(min(len(data.train.examples), LOOKED_AT)))
+    rows = [row for example in examples for row in example.rows]
+    # In many tokenizers a space belongs to the token of the word that follows.
+    texts = [adapter.invocation_text, adapter.invocation_text.strip()]
+    for text in (*texts, *(f" {text}" for text in texts)):
+        ids: list[int] = data.tokenizer(text, add_special_tokens=False)["input_ids"]
+        if ids and any(find_invocation(row.tokens, ids) is not None for row in rows):
+            return ids
+    what = f"no row has {adapter.invocation_text!r} as tokens, so no row would use the adapter"
+    raise DataError(what, where="adapter.invocation", fix="look at the tokens of a row: bottega preview")
 
 
 def _build_reference(factory: _ModelFactory, fit: Fit) -> Scorer | None:

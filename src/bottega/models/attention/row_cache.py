@@ -15,7 +15,7 @@ tokens of a prefix, n new tokens of a row, M all its tokens; h query heads, g ke
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -71,13 +71,11 @@ class Prefix:
     """What some decoded rows begin with, stored once.
 
     tokens  its tokens
-    kind    keeps apart what equal tokens do not make equal, such as texts of different adapters
     rows    the rows that begin with it
     """
 
     tokens: Ints
     text: CachedText
-    kind: Hashable = None
     rows: list[CachedRow] = field(default_factory=list)
 
 

@@ -181,7 +181,6 @@ def linear_backward(
     needs    which gradients are needed, four per layer
     needs_x  whether that of x is
     """
-    assert all(layer.gate is None for layer in layers), "a gate is for inference"
     if any(layer.segments for layer in layers):
         return _segmented_backward(gradients, x, u, layers, needs, needs_x, arithmetic)
     multiply = arithmetic.multiply
@@ -209,8 +208,9 @@ def linear_backward(
             if needs[4 * index + 2]:
                 d_tensors[4 * index + 2] = d_a[index]
             if needs[4 * index + 3]:
+                gated = layer_u if layer.gate is None else layer_u * layer.gate
                 # The narrow factor first: half again as fast as the transposed product.
-                d_tensors[4 * index + 3] = multiply([(layer_u.T, d_y)]).T
+                d_tensors[4 * index + 3] = multiply([(gated.T, d_y)]).T
     return multiply(terms) if needs_x else None, d_tensors
 
 
@@ -334,7 +334,7 @@ def _alike(layers: Sequence[LinearTensors]) -> LinearLayers | None:
 def _latent_gradients(gradients: Sequence[Tensor], layers: Sequence[LinearTensors], arithmetic: Arithmetic) -> Tensor:
     """[T, Σr] the gradients of x Aᵀ, of all adapters."""
     parts = [
-        arithmetic.multiply([(d_y, layer.b)]).mul_(layer.scale)
+        arithmetic.multiply([(d_y, layer.b)]).mul_(layer.scale if layer.gate is None else layer.gate)
         for d_y, layer in zip(gradients, layers, strict=True)
         if layer.b is not None
     ]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,8 @@ class PackedLinear(FrozenLinear):
             numbers with a scale for each output
     handle  what the operators call it
     """
+
+    is_left_out: ClassVar[bool] = False  # see `left_out_of_state`
 
     def __init__(self, layer: nn.Linear, bits: int = 16) -> None:
         super().__init__(layer)
@@ -50,6 +53,8 @@ class PackedLinear(FrozenLinear):
         return self.matmul(x.reshape(-1, self.in_features)).view(*x.shape[:-1], self.out_features)
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        if PackedLinear.is_left_out:
+            return
         if self.bits < 16:
             what = f"the weights were rounded to {self.bits} bits when the model was opened"
             raise ModelError(what, where="save", fix="open it with another dtype to save it")
@@ -65,6 +70,16 @@ class PackedLinear(FrozenLinear):
                 fix="open it with that dtype and device, or with BOTTEGA_NATIVE=0 in the environment",
             )
         return self
+
+
+@contextmanager
+def left_out_of_state() -> Iterator[None]:
+    """Inside, the state of a model lacks packed weights: PEFT asks for it to find those of an adapter alone."""
+    PackedLinear.is_left_out = True
+    try:
+        yield
+    finally:
+        PackedLinear.is_left_out = False
 
 
 class _Packed:

@@ -1,0 +1,259 @@
+"""Adapters that begin at their invocation: beside PEFT, in packed rows, alone and together, written and served."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+import bottega
+from bottega import adapters
+from bottega.adapters.lora import Lora
+from bottega.batch import Example, Row
+from bottega.errors import DataError, ModelError
+from bottega.inference.deployment import Deployment, DeploymentSettings
+from bottega.inference.language_model import load_language_model
+from bottega.inference.scheduler import Done, PromptScores, ScoredPiece, Update
+from bottega.models.activated import Activated
+from bottega.models.adapted import attach_saved
+from bottega.models.scorer import Scorer
+from bottega.models.scorer_setup import add_adapter, fit_model
+from bottega.packing import pack
+from bottega.sampling import Sampling
+from making import CAT_ROWS, make_model, write_jsonl
+
+CALL = (7, 8)
+LOGP = frozenset({"logp"})
+
+# Rows with the invocation once, with it twice, without it, and some that begin alike.
+IDS = [
+    [*range(20, 34), *CALL, 40, 41, 42],
+    [*range(20, 34), *CALL, 40, 41, 43, *CALL, 50, 51],
+    [*range(20, 34), 60, 61],
+    [70, 71, *CALL, 72],
+]
+
+
+def base(folder: Path) -> Any:
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+
+
+def example(ids: list[int], start: int = 0) -> Example:
+    tokens = np.array(ids)
+    at = np.arange(start, len(ids) - 1)
+    return Example(str(ids), (Row(tokens, at, tokens[at + 1], np.ones(len(at), np.float32)),))
+
+
+def activated(folder: Path, seed: int = 0) -> Scorer:
+    """A scorer with such an adapter, of random weights."""
+    torch.manual_seed(seed)
+    scorer = fit_model(base(folder), "language")
+    add_adapter(scorer, Lora(rank=3, invocation="x"), new=(), reference=True, invocation=CALL)
+    with torch.no_grad():
+        for weight in scorer.model.parameters():
+            if weight.requires_grad:
+                weight += 0.3 * torch.randn_like(weight)
+    return scorer
+
+
+def with_peft(network: Any, folder: Path) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return PeftModel.from_pretrained(network, str(folder)).eval()
+
+
+def logp(network: Any, ids: list[int]) -> torch.Tensor:
+    with torch.no_grad():
+        logits = network(input_ids=torch.tensor([ids])).logits[0]
+    return logits.log_softmax(-1)[:-1].gather(1, torch.tensor(ids)[1:, None])[:, 0]
+
+
+@pytest.mark.parametrize("model", ["llama", "qwen3", "gemma3_text", "gpt2"])
+def test_peft_computes_the_same_both_ways(model: str, tmp_path: Path) -> None:
+    folder = make_model(tmp_path / "base", model)
+    scorer = activated(folder)
+    (tmp_path / "one").mkdir()
+    scorer.save(tmp_path / "one")
+    plain = with_peft(base(folder), tmp_path / "one")
+    with torch.no_grad():
+        found = scorer(pack([example(ids) for ids in IDS]), LOGP)["logp"]
+    wanted = torch.cat([logp(plain, ids) for ids in IDS])
+    torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
+    bare = torch.cat([logp(base(folder), ids) for ids in IDS])
+    assert not torch.allclose(wanted, bare, atol=1e-2)
+    plain.save_pretrained(str(tmp_path / "two"))
+    again = fit_model(base(folder), "language")
+    add_adapter(again, adapters.build({"from": str(tmp_path / "two")}), new=(), reference=False)
+    assert isinstance(again.adapted, Activated)
+    with torch.no_grad():
+        torch.testing.assert_close(again(pack([example(ids) for ids in IDS]), LOGP)["logp"], wanted, atol=1e-4, rtol=0)
+        with again.adapted.disabled():
+            found = again(pack([example(ids) for ids in IDS]), LOGP)["logp"]
+    torch.testing.assert_close(found, bare, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("model", ["llama", "gpt2"])
+def test_gradients_of_packed_rows_are_those_of_peft(model: str, tmp_path: Path) -> None:
+    folder = make_model(tmp_path / "base", model)
+    scorer = activated(folder)
+    (tmp_path / "one").mkdir()
+    scorer.save(tmp_path / "one")
+    scorer(pack([example(ids) for ids in IDS]), LOGP)["logp"].sum().backward()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        plain = PeftModel.from_pretrained(base(folder), str(tmp_path / "one"), is_trainable=True)
+    for ids in IDS:
+        logits = plain(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1)
+        logits[:-1].gather(1, torch.tensor(ids)[1:, None]).sum().backward()
+    wanted = {name: weight.grad for name, weight in plain.named_parameters() if weight.requires_grad}
+    found = {name: weight.grad for name, weight in scorer.model.named_parameters() if weight.requires_grad}
+    assert found.keys() == wanted.keys()
+    for name, gradient in wanted.items():
+        torch.testing.assert_close(found[name], gradient, atol=1e-4, rtol=1e-3, msg=name)
+
+
+def test_prompts_are_shared_where_they_are_computed_alike(llama: Path) -> None:
+    """Up to the invocation by all adapters; behind it by rows of one."""
+    scorer = activated(llama)
+    adapted = scorer.adapted
+    assert isinstance(adapted, Activated)
+    batch = adapted.mark_batch(pack([example(ids) for ids in IDS]))
+    size = adapted.rows.vocabulary_size
+    # The second row uses the adapter from its second invocation on, so what both write between is computed twice.
+    assert sorted(batch.tokens[batch.tokens >= size].tolist()) == sorted(
+        size + id for id in [*CALL, 40, 41, *CALL, 50, *CALL]
+    )
+    assert int((batch.tokens == 20).sum()) == 1
+    assert adapted.mark_batch(batch) is batch
+
+
+ROWS = [{"prompt": f"the {word} was in the garden and it said: ", "completion": "so it sat"} for word in ("cat", "dog")]
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model whose layers operators in C++ compute, which know nothing of adapters."""
+    return make_model(tmp_path_factory.mktemp("models") / "wide", hidden_size=128, head_dim=32, intermediate_size=96)
+
+
+@pytest.fixture(scope="module")
+def run(wide: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("activated")
+    recipe = {
+        "model": {"base": str(wide), "dtype": "float32"},
+        "adapter": {"rank": 4, "invocation": "said: "},
+        "objective": {"kind": "sft"},
+        "data": {"train": str(write_jsonl(folder / "rows.jsonl", ROWS * 4))},
+        "optim": {"steps": 12, "examples": 4, "lr": 3e-2},
+        "save": {"every": 6},
+    }
+    events = list(bottega.train(bottega.Recipe.parse(recipe), out=folder / "run"))
+    losses = [event.loss for event in events if event.type == "stepped"]
+    assert losses[-1] < 0.7 * losses[0]
+    return folder / "run"
+
+
+def continued(network: Any, ids: list[int], count: int, start: int | None = None) -> list[int]:
+    """The likeliest tokens after a prompt, by PEFT, whole for each: the invocation is the prompt's."""
+    found = list(ids)
+    for _ in range(count):
+        with torch.no_grad():
+            found.append(int(network(input_ids=torch.tensor([found])).logits[0, -1].argmax()))
+    return found[len(ids) :]
+
+
+def test_texts_are_continued_as_by_peft(run: Path, wide: Path) -> None:
+    model, plain = load_language_model(str(run), dtype="float32"), with_peft(base(wide), run / "adapter")
+    prompts = [ROWS[0]["prompt"], "the dog was", ROWS[1]["prompt"]]
+    settings = Sampling(tokens=6, temperature=0)
+    for prompt, (answer,) in zip(prompts, model.generate(prompts, settings), strict=True):
+        assert answer.tokens == continued(plain, model.encode(prompt), len(answer.tokens))
+    with model.untuned() as untuned:
+        (answer,) = untuned.generate(prompts[:1], settings)[0]
+    assert answer.tokens == continued(base(wide), model.encode(prompts[0]), len(answer.tokens))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+def test_a_server_mixes_it_with_others_of_its_base(dtype: str, run: Path, wide: Path, tmp_path: Path) -> None:
+    """Their prompts are read once for all that begin there; each answers what it answers alone."""
+    recipe = bottega.stored_recipe(run).document()
+    recipe["data"]["train"] = str(write_jsonl(tmp_path / "rows.jsonl", CAT_ROWS * 2))
+    recipe["adapter"]["invocation"] = None
+    list(bottega.train(bottega.Recipe.parse(recipe), out=tmp_path / "plain"))
+    deployment = Deployment(DeploymentSettings(dtype=dtype))
+    sources = {"activated": run, "again": run, "plain": tmp_path / "plain", "base": wide}
+    for name, source in sources.items():
+        deployment.add(name, source)
+    settings, prompt = Sampling(tokens=6, temperature=0), ROWS[0]["prompt"]
+    told: dict[str, list[Update]] = {name: [] for name in sources}
+    done = {name: threading.Event() for name in sources}
+
+    def deliver(name: str) -> Callable[[int, list[Update]], None]:
+        def tell(_: int, new: list[Update]) -> None:
+            told[name].extend(new)
+            if isinstance(new[-1], Done):
+                done[name].set()
+
+        return tell
+
+    for name in sources:
+        served = deployment.language(name)
+        served.submit([prompt], settings, deliver(name), logprobs=0, score_prompt=name == "activated")
+    for name in sources:
+        assert done[name].wait(60)
+    deployment.close()
+    for name, source in sources.items():
+        written = [update.piece.token for update in told[name] if isinstance(update, ScoredPiece)]
+        alone = load_language_model(str(source), dtype=dtype)
+        assert written == alone.generate([prompt], settings)[0][0].tokens, name
+    (scored,) = [update for update in told["activated"] if isinstance(update, PromptScores)]
+    ids = load_language_model(str(run), dtype=dtype).encode(prompt)
+    wanted = logp(with_peft(base(wide), run / "adapter"), ids)
+    torch.testing.assert_close(
+        torch.tensor([score.logprob for score in scored.scores]),
+        wanted,
+        atol=1e-3 if dtype == "float32" else 0.1,
+        rtol=0,
+    )
+
+
+def test_resumed_is_uninterrupted(run: Path, tmp_path: Path) -> None:
+    recipe = bottega.stored_recipe(run)
+    stopped = bottega.train(recipe, out=tmp_path / "cut")
+    for event in stopped:
+        if event.type == "saved":
+            stopped.close()
+            break
+    list(bottega.resume(tmp_path / "cut"))
+    name = "adapter/adapter_model.safetensors"
+    assert (tmp_path / "cut" / name).read_bytes() == (run / name).read_bytes()
+
+
+def test_what_it_cannot_do_is_refused(run: Path, wide: Path, llama: Path, tmp_path: Path) -> None:
+    recipe = bottega.stored_recipe(run).document()
+    recipe["adapter"]["invocation"] = "never written"
+    with pytest.raises(DataError, match="no row has 'never written' as tokens"):
+        list(bottega.train(bottega.Recipe.parse(recipe), out=tmp_path / "run"))
+    with pytest.raises(ModelError, match="cannot be added to weights, which compute all tokens"):
+        attach_saved(base(wide), run / "adapter").merge()
+    with pytest.raises(ModelError, match="begins at its invocation"):
+        bottega.Explainer(run)
+    with pytest.raises(ModelError, match="decoders that compute packed rows"):
+        add_adapter(
+            fit_model(base(make_model(tmp_path / "bloom", "bloom")), "language"),
+            Lora(rank=2, invocation="x"),
+            new=(),
+            reference=False,
+            invocation=CALL,
+        )
+    for wrong in ({"dora": True}, {"dropout": 0.1}, {"init": "pissa"}, {"train": ["norm"]}):
+        with pytest.raises(ValueError, match="it is for plain LoRA"):
+            adapters.build({"invocation": "x", **wrong})
