@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from peft import PeftModel, PrefixTuningConfig, get_peft_model, get_peft_model_state_dict
+from peft import PeftModel, PromptEncoderConfig, get_peft_model, get_peft_model_state_dict
 from peft.utils import load_peft_weights
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import (
@@ -130,9 +130,9 @@ def test_targets_that_are_misspelt(targets: str | list[str], what: str, fix: str
 
 def test_tokens_before_a_text_are_refused_instead_of_left_out(llama: Path, tmp_path: Path) -> None:
     network = AutoModelForCausalLM.from_pretrained(llama)
-    config = PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
+    config = PromptEncoderConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
     get_peft_model(network, config).save_pretrained(str(tmp_path))
-    with pytest.raises(ModelError, match="PREFIX_TUNING are not computed here"):
+    with pytest.raises(ModelError, match="P_TUNING are not computed here"):
         adapters.attach(AutoModelForCausalLM.from_pretrained(llama), tmp_path)
 
 

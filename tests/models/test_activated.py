@@ -220,7 +220,7 @@ def test_a_server_mixes_it_with_others_of_its_base(dtype: str, run: Path, wide: 
     torch.testing.assert_close(
         torch.tensor([score.logprob for score in scored.scores]),
         wanted,
-        atol=1e-3 if dtype == "float32" else 0.1,
+        atol=1e-3 if dtype == "float32" else 0.3,
         rtol=0,
     )
 

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 
 import bottega
 from bottega.errors import RecipeError
+from bottega.packing import repack
 from bottega.recipe.several import parse_several
 from bottega.runs.store import history
 from bottega.training.together import resume_together, train_together, trained_together
@@ -68,6 +69,48 @@ def test_each_is_what_it_is_alone(kind: str, objective: str, tmp_path: Path) -> 
         configs = [(tmp_path / run / name / "adapter/adapter_config.json").read_text() for run in ("all", "alone")]
         assert configs[0] == configs[1]
         PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), str(tmp_path / "all" / name / "adapter"))
+
+
+@pytest.mark.parametrize(("kind", "objective"), [("llama", "sft"), ("gpt2", "sft"), ("llama", "dpo")])
+def test_prompts_are_computed_once_for_adapters_that_begin_behind_them(
+    kind: str, objective: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And each ends with the weights that it has alone."""
+    base = make_model(tmp_path / "base", kind)
+    start = "the cat sat on the mat and the dog sat under the tree: "
+
+    def ask(row: dict[str, str], word: str) -> dict[str, str]:
+        return {**row, "prompt": f"{start} {word} said:"}
+
+    entries = {}
+    for name, words in SETS.items():
+        rows = [ask(row(objective, word), word) for word in words]
+        entries[name] = {"data": {"train": str(write_jsonl(tmp_path / f"{name}.jsonl", rows))}}
+    together = parse_several(
+        {
+            "model": {"base": str(base), "dtype": "float32"},
+            "adapter": {"rank": 4, "invocation": "said:"},
+            "objective": {"kind": objective},
+            "optim": {"steps": 4, "examples": 2, "lr": 1e-3},
+            "adapters": entries,
+        }
+    )
+    computed = list[int]()
+    monkeypatch.setattr(
+        "bottega.packing.repack",
+        lambda batch, change: computed.append(len((found := repack(batch, change)).tokens)) or found,
+    )
+    list(train_together(together, tmp_path / "all"))
+    separate = 0
+    for name, recipe in together.items():
+        stepped = [event for event in bottega.train(recipe, tmp_path / "alone" / name) if event.type == "stepped"]
+        separate += sum(event.tokens for event in stepped)
+        found, expected = (load_file(tmp_path / run / name / WEIGHTS) for run in ("all", "alone"))
+        for key, value in expected.items():
+            torch.testing.assert_close(found[key], value, atol=1e-5, rtol=0)
+        configs = [(tmp_path / run / name / "adapter/adapter_config.json").read_text() for run in ("all", "alone")]
+        assert configs[0] == configs[1]
+    assert sum(computed) < 0.8 * separate
 
 
 def test_they_stop_and_go_on(llama: Path, tmp_path: Path) -> None:

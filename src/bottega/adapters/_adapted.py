@@ -69,6 +69,10 @@ class AdaptedModel(ABC):
         """The batch with the token ids by which the network knows where it uses the adapter."""
         return batch
 
+    def count_marked(self, batch: Batch) -> int:
+        """How many tokens of a batch would use the adapter."""
+        return len(batch.tokens)
+
     def mark_prompt(self, ids: tuple[int, ...]) -> tuple[int, ...]:
         """A prompt with such ids; what is generated after it uses the adapter if its last token does."""
         return ids

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from bottega.adapters import AdaptedModel
 from bottega.batch import Batch, Ints
+from bottega.models.one_of_several import OneOfSeveral
 from bottega.models.row_adapters import RowAdapters, find_invocation
-from bottega.models.shared_base import OneOfSeveral
 from bottega.packing import repack
 
 
@@ -84,6 +84,9 @@ class Activated(OneOfSeveral):
         if not self.embedding.is_on or int(batch.tokens.max()) >= self.rows.vocabulary_size:
             return batch
         return repack(batch, self.mark)
+
+    def count_marked(self, batch: Batch) -> int:
+        return int((self.mark_batch(batch).tokens >= self.rows.vocabulary_size).sum())
 
     def mark_prompt(self, ids: tuple[int, ...]) -> tuple[int, ...]:
         return tuple(self.mark(np.array(ids)).tolist()) if self.embedding.is_on else ids

@@ -220,8 +220,9 @@ def _build_engine(
     if recipe.adapter is not None:
         # Seeded again, because building a reference draws random numbers in between.
         torch.manual_seed(derive(recipe.seed, "adapter"))
+        invocation = _invocation(recipe.adapter, factory.data)
         if share is not None:
-            scorer = share.base.adapt(share.name, recipe.adapter)
+            scorer = share.base.adapt(share.name, recipe.adapter, invocation)
         else:
             section = factory.section
             unquantized = None if section.quantize == "none" else partial(unquantized_weights, section)
@@ -231,7 +232,7 @@ def _build_engine(
                 new=new,
                 reference=compared,
                 unquantized=unquantized,
-                invocation=_invocation(recipe.adapter, factory.data),
+                invocation=invocation,
             )
     freeze(scorer.model, recipe.optim.freeze)
     if recipe.optim.neftune is not None:

@@ -105,17 +105,21 @@ def check_alike(recipes: Mapping[str, Recipe]) -> None:
         fix = "give two or more, each with the sections that are its own"
         raise RecipeError("several adapters are trained at once", where="adapters", fix=fix)
     for name, recipe in recipes.items():
+        where = f"adapters.{name}"
         if recipe.adapter is None:
             fix = "add adapter: {rank: 16}"
-            raise RecipeError("it trains every weight", where=f"adapters.{name}", fix=fix)
+            raise RecipeError("it trains every weight", where=where, fix=fix)
         for section in ("model", "devices", "objective"):
             if getattr(recipe, section) != getattr(first, section):
                 fix = f"leave {section} out of adapters.{name}, or train it by itself"
                 what = f"another {section} than {next(iter(recipes))} has"
-                raise RecipeError(what, where=f"adapters.{name}", fix=fix)
+                raise RecipeError(what, where=where, fix=fix)
+        if (recipe.adapter.invocation_text is None) != (first.adapter is None or first.adapter.invocation_text is None):
+            fix = "give all adapters an invocation, or none"
+            raise RecipeError("some adapters begin at an invocation, and some at once", where=where, fix=fix)
         if recipe.objective.joint or recipe.objective.extra_heads or recipe.optim.neftune is not None:
             what = "losses over all rows of a batch, heads and noise are trained in a run alone"
-            raise RecipeError(what, where=f"adapters.{name}", fix="train it by itself")
+            raise RecipeError(what, where=where, fix="train it by itself")
 
 
 def _drive(stores: Mapping[str, RunStore], stop: Stop) -> Iterator[tuple[str, Event]]:
@@ -179,13 +183,23 @@ def _parts(pending: Mapping[str, PendingUpdate], index: int) -> Iterator[dict[st
         if one.failed is not None or index >= len(one.batches):
             continue
         count = one.batches[index].computed_token_count
-        if part and tokens + count > JOINED:
+        # Prompts are shared where adapters begin at their invocation, so only the rest comes on top.
+        added = _adapted_count(one, index) if part else count
+        if part and tokens + added > JOINED:
             yield part
-            part, tokens = {}, 0
+            part, tokens, added = {}, 0, count
         part[name] = one
-        tokens += count
+        tokens += added
     if part:
         yield part
+
+
+def _adapted_count(one: PendingUpdate, index: int) -> int:
+    """How many tokens of a micro-batch its adapter computes."""
+    batch, adapted = one.batches[index], one.run.engine.scorer.adapted
+    if adapted is None or not adapted.invocation:
+        return batch.computed_token_count
+    return adapted.count_marked(batch)
 
 
 def _compute_part(base: SharedBase, part: Mapping[str, PendingUpdate], index: int) -> None:
@@ -210,17 +224,27 @@ def _accumulate(base: SharedBase, part: Mapping[str, PendingUpdate], index: int)
 
     from bottega.batch import join_batches
     from bottega.hardware.memory import out_of_memory_errors
+    from bottega.packing import repack
 
     batches = [one.batches[index] for one in part.values()]
     (name, first), *others = part.items()
-    if others:
+    adapted = first.run.engine.scorer.adapted
+    joined = join_batches(batches)
+    if others and adapted is not None and adapted.invocation:
+        marked = [
+            batch if one.run.engine.scorer.adapted is None else one.run.engine.scorer.adapted.mark_batch(batch)
+            for one, batch in zip(part.values(), batches, strict=True)
+        ]
+        # What rows of several adapters have in common before their invocations is computed once.
+        joined = repack(join_batches(marked), lambda ids: ids)
+    elif others:
         base.rows.use_in_turn({name: len(batch.tokens) for name, batch in zip(part, batches, strict=True)})
     else:
         base.rows.use_everywhere(name)
     first.run.engine.scorer.train()
     with out_of_memory_errors():
         seed = first.dropout_seed(index)
-        scores = first.run.engine.training_scores(first.run.recipe.objective, join_batches(batches), seed)
+        scores = first.run.engine.training_scores(first.run.recipe.objective, joined, seed)
         split = {name: torch.split(values, [len(batch.at) for batch in batches]) for name, values in scores.items()}
         losses: list[Tensor] = []
         contributions: list[Contribution] = []
