@@ -28,13 +28,16 @@ from workloads import instructions, make_model, shared_prefix_rows, write_rows
 
 NAMES = ("billing", "tone", "returns", "style")
 
-# Rows of an update, and whether all begin with the same 400 tokens.
+# Rows of an update, and whether all adapters have the same prompts, which are then computed by the base alone.
 WORKLOADS = {
     "1 row": (1, False),
     "2 rows": (2, False),
     "8 rows": (8, False),
-    "8 rows after one system prompt": (8, True),
+    "8 rows, the same prompts": (8, True),
 }
+
+# The words that end such a prompt, from which on a row uses its adapter.
+INVOCATION = "w7 w7 w7"
 
 
 @dataclass(frozen=True)
@@ -77,19 +80,20 @@ def compare(folder: Path, title: str, updates: int, rounds: int) -> str:
     """The row of the table of a workload."""
     examples, shares = WORKLOADS[title]
     count = len(NAMES) * updates * examples
-    rows = shared_prefix_rows(count) if shares else instructions(count)
+    rows = same_prompts(count) if shares else instructions(count)
     for place, name in enumerate(NAMES):
         write_rows(rows[place :: len(NAMES)], folder / f"{name}.jsonl")
+    adapter = LORA.replace("}", f", invocation: {INVOCATION}}}") if shares else LORA
     sections = {
         "model": {"base": "model", "dtype": training_dtype()},
         "objective": {"kind": "sft"},
         "optim": {"steps": updates, "examples": examples, "lr": 1e-4},
     }
     own = {name: {"data": {"train": f"{name}.jsonl"}} for name in NAMES}
-    text = json.dumps({**sections, "adapters": own}).replace('"objective"', f'"adapter": {LORA}, "objective"')
+    text = json.dumps({**sections, "adapters": own}).replace('"objective"', f'"adapter": {adapter}, "objective"')
     (folder / "all.yaml").write_text(text, encoding="utf-8")
     for name, entry in own.items():
-        text = json.dumps({**sections, **entry}).replace('"objective"', f'"adapter": {LORA}, "objective"')
+        text = json.dumps({**sections, **entry}).replace('"objective"', f'"adapter": {adapter}, "objective"')
         (folder / f"{name}.yaml").write_text(text, encoding="utf-8")
     turns, alone, together = list[Took](), list[Took](), list[Took]()
     tokens = 0
@@ -113,6 +117,16 @@ def compare(folder: Path, title: str, updates: int, rounds: int) -> str:
         f"| {before.updates / after.updates:.2f} × | {before.seconds / after.seconds:.2f} × "
         f"| {after.memory / before.memory:.2f} × |"
     )
+
+
+def same_prompts(count: int) -> list[dict[str, str]]:
+    """Of each document of 150 tokens a row for every adapter, with an answer of 20 tokens, as in extraction."""
+    documents = shared_prefix_rows(count // len(NAMES), header=0, row=300)
+    answers = shared_prefix_rows(count, header=0, row=40)
+    return [
+        {"prompt": f"{documents[place // len(NAMES)]['prompt'].strip()} {INVOCATION} ", "completion": row["completion"]}
+        for place, row in enumerate(answers)
+    ]
 
 
 def train(folder: Path, names: Sequence[str]) -> Took:
