@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 PEERS := .venv-bench
 
-.PHONY: help setup engines check test slow fuzz bench bench-setup floor scaling endure recipes preferences planning adapters advice forgetting exam exports models serving clients kill-server pages gpu worlds large demo docs clean
+.PHONY: help setup engines check test slow fuzz bench bench-setup floor scaling endure recipes preferences planning adapters together advice forgetting exam exports models serving clients kill-server pages gpu worlds large demo docs clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -73,8 +73,11 @@ recipes: setup ## Train the recipes on real data and compare with their targets 
 planning: setup ## Plan 24 runs, run them, and print the errors of the plans (half an hour)
 	$(BIN)/python benchmarks/planning.py
 
-adapters: setup ## Compare kinds of adapters on real data, each at several learning rates (an hour)
-	$(BIN)/python benchmarks/adapters.py
+adapters: setup ## Compare adapters and optimizers on real data, each at several learning rates (half a day)
+	$(BIN)/python benchmarks/adapters.py --runs runs/adapters.jsonl
+
+together: setup ## Train four adapters at once, and one after another (half an hour)
+	$(BIN)/python benchmarks/together.py
 
 advice: setup ## Compare the predictions of bottega advise with runs on all rows, six times (half an hour)
 	$(BIN)/python benchmarks/advice.py

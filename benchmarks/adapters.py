@@ -41,6 +41,9 @@ from bottega.runs.store import history
 # The sections of a recipe for each method; without `adapter`, every weight is trained.
 METHODS: dict[str, dict[str, Any]] = {
     "full": {},
+    "full, adamw_8bit": {"optim": {"optimizer": "adamw_8bit"}},
+    "full, adafactor": {"optim": {"optimizer": "adafactor"}},
+    "full, muon": {"optim": {"optimizer": "muon"}},
     "lora r=2": {"adapter": {"rank": 2, "alpha": 4}},
     "lora r=8": {"adapter": {"rank": 8, "alpha": 16}},
     "lora r=32": {"adapter": {"rank": 32, "alpha": 64}},
@@ -278,6 +281,7 @@ def _train_missing(
     for factor in factors:
         if (name, method, factor, seed) not in known:
             new.append(_apart(train, name, real_set, method, factor, seed))
+            kept.parent.mkdir(parents=True, exist_ok=True)
             with kept.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(asdict(new[-1])) + "\n")
             print(new[-1], flush=True)
@@ -397,7 +401,7 @@ def _half_width(values: Sequence[float]) -> float:
 
 def draw_figure(sets: Mapping[str, RealSet], results: Sequence[Result]) -> str:
     """A panel for each set as SVG: of each method a dot at the best learning rate, a ring at the default one."""
-    wide, tall, names, row = 300, 46 + 20 * len(METHODS), 110, 20
+    wide, tall, names, row = 300, 46 + 20 * len(METHODS), 130, 20
     shown = [name for name in sets if any(result.real_set == name for result in results)]
     width = names + wide * len(shown) + 10
     parts = [

@@ -246,6 +246,10 @@ def test_what_it_cannot_do_is_refused(run: Path, wide: Path, llama: Path, tmp_pa
         attach_saved(base(wide), run / "adapter").merge()
     with pytest.raises(ModelError, match="begins at its invocation"):
         bottega.Explainer(run)
+    with pytest.raises(ModelError, match="nothing but bottega serve and PEFT knows of"):
+        bottega.combine_adapters({str(run): 1.0, str(run / "adapter"): 1.0}, tmp_path / "sum")
+    with pytest.raises(ModelError, match="cannot be added to weights"):
+        bottega.export(run, tmp_path / "merged", format="merged", rows=0)
     with pytest.raises(ModelError, match="decoders that compute packed rows"):
         add_adapter(
             fit_model(base(make_model(tmp_path / "bloom", "bloom")), "language"),

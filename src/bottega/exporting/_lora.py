@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bottega.errors import ModelError
 from bottega.exporting._source import TrainedModel, open_trained
-from bottega.models.low_rank import LowRankUpdate, read_updates
+from bottega.models.low_rank import LowRankUpdate, read_updates, saved_invocation
 from bottega.models.tokenizer import tokenizer_json
 from bottega.runs.atomic_files import checksum
 
@@ -116,4 +116,8 @@ def _check_alike(one: TrainedModel, other: TrainedModel) -> None:
 def _read_updates(model: TrainedModel) -> dict[str, LowRankUpdate]:
     folder = model.source.adapter
     assert folder is not None
+    if saved_invocation(folder):
+        # What reads an export, and a sum of updates, would use it from the first token on.
+        what = "the adapter begins at its invocation, which nothing but bottega serve and PEFT knows of"
+        raise ModelError(what, where=model.name, fix="serve the run itself, or train it again without invocation")
     return read_updates(model.base_network(), folder, model.name)

@@ -158,13 +158,15 @@ class _Used(NamedTuple):
     """Which adapters the tokens of a forward use.
 
     names   the adapters that a token uses
-    owner   [T] which of them each token uses, -1 for none; None if all use the same, or in turn
+    owner   [T] which of them each token uses, or [G] of the tokens `rows`; None if all use the same, or in turn
+    rows    [G] the tokens that use an adapter; None if all do
     counts  how many tokens use each, one after another; None if not in turn
     gates   of the owners, by (rank, scale) of each adapter in use
     """
 
     names: tuple[str, ...] = ()
     owner: Tensor | None = None
+    rows: Tensor | None = None
     counts: tuple[int, ...] | None = None
     gates: dict[tuple[tuple[int, float], ...], Tensor | None] = {}  # noqa: RUF012, a new one with each index
 
@@ -185,13 +187,19 @@ class _InUse:
         names = tuple(sorted({name for name in adapters if name is not None}))
         place = {name: index for index, name in enumerate(names)}
         owner = torch.tensor([-1 if name is None else place[name] for name in adapters], device=device)
-        self.state = _Used(names, owner, gates={})
+        self.set_by_number(names, owner)
 
     def set_by_number(self, names: tuple[str, ...], owner: Tensor) -> None:
-        self.state = _Used(names, owner, gates={})
+        rows = (owner >= 0).nonzero()[:, 0]
+        if not len(rows):
+            self.state = _Used()
+        elif len(rows) == len(owner):
+            self.state = _Used(names, owner, gates={})
+        else:
+            self.state = _Used(names, owner[rows], rows, gates={})
 
     def gate(self, columns: tuple[tuple[int, float], ...], dtype: torch.dtype) -> Tensor | None:
-        """[T, r] the scale of an adapter where a column belongs to that of a token, else 0; None for ones everywhere.
+        """[T or G, r] the scale of an adapter where a column belongs to that of a token, else 0; None if all are 1.
 
         columns  (rank, scale) of each adapter in use
         """
@@ -225,7 +233,7 @@ class _LayerAdapters:
 
     def on(self, base: LinearTensors) -> LinearTensors:
         """The tensors of the layer with the adapters in use."""
-        names, owner, counts, _ = self.in_use.state
+        names, owner, rows, counts, _ = self.in_use.state
         if not any(name in self.matrices for name in names):
             return base
         if counts is not None:
@@ -238,7 +246,8 @@ class _LayerAdapters:
         if is_trained or self.stacked is None or self.stacked.names != names:
             self.stacked = self._stack(names)
         stacked = self.stacked
-        return base._replace(a=stacked.a, b=stacked.b, gate=self.in_use.gate(stacked.columns, stacked.a.dtype))
+        gate = self.in_use.gate(stacked.columns, stacked.a.dtype)
+        return base._replace(a=stacked.a, b=stacked.b, gate=gate, rows=rows)
 
     def _stack(self, names: tuple[str, ...]) -> _Stacked:
         own = [self.matrices.get(name) for name in names]
@@ -267,6 +276,10 @@ def _forward(layer: Any, x: Tensor) -> Tensor:
         return y
     assert tensors.b is not None, "an adapter has both matrices"
     flat = x.flatten(0, -2)
+    if tensors.rows is not None:
+        update = flat[tensors.rows] @ tensors.a.T
+        update = (update if tensors.gate is None else update * tensors.gate) @ tensors.b.T  # [G, O]
+        return y.flatten(0, -2).index_add(0, tensors.rows, update).view_as(y)
     if not tensors.segments:
         u = flat @ tensors.a.T * tensors.scale  # [T, r]
         gated = u if tensors.gate is None else u * tensors.gate

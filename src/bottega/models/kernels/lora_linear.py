@@ -33,8 +33,8 @@ class Segment(NamedTuple):
 
 
 # What of a layer is no tensor with a gradient: its scale, the layer itself if it keeps its weight in a form of its own,
-# its gate, and its segments.
-LinearConstants = tuple[float, FrozenLinear | None, Tensor | None, tuple[Segment, ...]]
+# its gate, its segments, and its rows.
+LinearConstants = tuple[float, FrozenLinear | None, Tensor | None, tuple[Segment, ...], Tensor | None]
 
 # Attribute of a layer whose adapter differs from token to token (`models.row_adapters`).
 ROW_ADAPTER = "row_adapter"
@@ -46,6 +46,7 @@ class LinearTensors(NamedTuple):
     frozen  the layer itself if it keeps its weight in a form of its own; `weight` is then None
     gate    [T, r] factors of x Aᵀ, where tokens have different adapters; without a gradient
     segments  where tokens have different adapters, and A and B are those of all: which rows of these they use
+    rows    [G] the tokens that have an adapter, if not all have one; `gate` is then [G, r]
     """
 
     weight: Tensor | None
@@ -56,6 +57,7 @@ class LinearTensors(NamedTuple):
     frozen: FrozenLinear | None = None
     gate: Tensor | None = None
     segments: tuple[Segment, ...] = ()
+    rows: Tensor | None = None
 
     def forward(self, x: Tensor, u: Tensor | None, arithmetic: Arithmetic) -> Tensor:
         """x [T, in], u = scale · x Aᵀ [T, r] → y [T, out]."""
@@ -148,6 +150,8 @@ def linear_forward(
     """x [T, in] → ([T, out] of each layer, u = scale · x Aᵀ [T, Σr] of all their adapters)."""
     if any(layer.segments for layer in layers):
         return _segmented_forward(x, layers, arithmetic)
+    if (rows := _rows(layers)) is not None:
+        return _forward_of_rows(x, rows, layers, arithmetic)
     alike = _alike(layers)
     found = None if alike is None else arithmetic.linear_layers(x, alike)
     if found is not None:
@@ -183,6 +187,8 @@ def linear_backward(
     """
     if any(layer.segments for layer in layers):
         return _segmented_backward(gradients, x, u, layers, needs, needs_x, arithmetic)
+    if (rows := _rows(layers)) is not None:
+        return _backward_of_rows(gradients, x, rows, u, layers, needs, needs_x, arithmetic)
     multiply = arithmetic.multiply
     d_tensors: list[Tensor | None] = []
     if needs_x:
@@ -265,6 +271,60 @@ def _segmented_backward(
     return d_x, d_tensors
 
 
+def _rows(layers: Sequence[LinearTensors]) -> Tensor | None:
+    """The tokens that have an adapter, the same in all layers that have one; None if all tokens have."""
+    return next((layer.rows for layer in layers if layer.rows is not None), None)
+
+
+def _forward_of_rows(
+    x: Tensor, rows: Tensor, layers: Sequence[LinearTensors], arithmetic: Arithmetic
+) -> tuple[list[Tensor], Tensor]:
+    """`linear_forward` where some tokens have an adapter; u [G, Σr] of these, without scale and gate."""
+    outputs, _ = linear_forward(x, _without_adapters(layers), arithmetic)
+    u = arithmetic.multiply([(x[rows], cast(Tensor, _stack_lora_a(layers)).T)])
+    for y, layer, part in zip(outputs, layers, _split_by_rank(u, layers), strict=True):
+        if part is not None and layer.b is not None:
+            y.index_add_(0, rows, _gated(part, layer) @ layer.b.T)
+    return outputs, u
+
+
+def _backward_of_rows(
+    gradients: Sequence[Tensor],
+    x: Tensor,
+    rows: Tensor,
+    u: Tensor | None,
+    layers: Sequence[LinearTensors],
+    needs: Sequence[bool],
+    needs_x: bool,
+    arithmetic: Arithmetic,
+) -> tuple[Tensor | None, list[Tensor | None]]:
+    """`linear_backward` for `_forward_of_rows`."""
+    bare_needs = [need and index % 4 < 2 for index, need in enumerate(needs)]
+    d_x, d_tensors = linear_backward(gradients, x, None, _without_adapters(layers), bare_needs, needs_x, arithmetic)
+    own = [d_y[rows] for d_y in gradients]
+    d_u = torch.cat(
+        [
+            _gated(arithmetic.multiply([(d_y, layer.b)]), layer)
+            for d_y, layer in zip(own, layers, strict=True)
+            if layer.b is not None
+        ],
+        1,
+    )
+    if d_x is not None:
+        d_x.index_add_(0, rows, d_u @ cast(Tensor, _stack_lora_a(layers)))
+    d_a = _split_rows_by_rank(arithmetic.multiply([(d_u.T, x[rows])]), layers)
+    for index, (d_y, layer, part) in enumerate(zip(own, layers, _split_by_rank(u, layers), strict=True)):
+        if layer.b is not None and part is not None:
+            d_b = arithmetic.multiply([(_gated(part, layer).T, d_y)]).T
+            d_tensors[4 * index + 2 : 4 * index + 4] = d_a[index], d_b
+    return d_x, d_tensors
+
+
+def _gated(u: Tensor, layer: LinearTensors) -> Tensor:
+    """What each token has of its own adapter, scaled."""
+    return u * (layer.scale if layer.gate is None else layer.gate)
+
+
 class _Group(NamedTuple):
     """The tokens start:end of layers with a common input, and the segment of each layer that has one there."""
 
@@ -302,7 +362,7 @@ def _b(layer: LinearTensors, segment: Segment) -> Tensor:
 
 
 def _without_adapters(layers: Sequence[LinearTensors]) -> list[LinearTensors]:
-    return [layer._replace(a=None, b=None, segments=()) for layer in layers]
+    return [layer._replace(a=None, b=None, gate=None, segments=(), rows=None) for layer in layers]
 
 
 def _tensor_gradients(
@@ -385,7 +445,7 @@ def flatten(layers: Sequence[LinearTensors]) -> list[Tensor | None]:
 
 def linear_constants(layers: Sequence[LinearTensors]) -> list[LinearConstants]:
     """What `LinearConstants` holds, of each."""
-    return [(layer.scale, layer.frozen, layer.gate, layer.segments) for layer in layers]
+    return [(layer.scale, layer.frozen, layer.gate, layer.segments, layer.rows) for layer in layers]
 
 
 def apply_linears(layers: Sequence[LinearTensors], x: Tensor, arithmetic: Arithmetic = PLAIN) -> tuple[Tensor, ...]:
