@@ -28,12 +28,13 @@ from workloads import instructions, make_model, shared_prefix_rows, write_rows
 
 NAMES = ("billing", "tone", "returns", "style")
 
-# Rows of an update, and whether all adapters have the same prompts, which are then computed by the base alone.
+# Rows of an update, and the tokens of prompts that all adapters have, which are then computed by the base alone.
 WORKLOADS = {
-    "1 row": (1, False),
-    "2 rows": (2, False),
-    "8 rows": (8, False),
-    "8 rows, the same prompts": (8, True),
+    "1 row": (1, 0),
+    "2 rows": (2, 0),
+    "8 rows": (8, 0),
+    "8 rows, the same prompts of 150 tokens": (8, 150),
+    "8 rows, the same prompts of 400 tokens": (8, 400),
 }
 
 # The words that end such a prompt, from which on a row uses its adapter.
@@ -78,12 +79,12 @@ def main() -> None:
 
 def compare(folder: Path, title: str, updates: int, rounds: int) -> str:
     """The row of the table of a workload."""
-    examples, shares = WORKLOADS[title]
+    examples, shared = WORKLOADS[title]
     count = len(NAMES) * updates * examples
-    rows = same_prompts(count) if shares else instructions(count)
+    rows = same_prompts(count, shared) if shared else instructions(count)
     for place, name in enumerate(NAMES):
         write_rows(rows[place :: len(NAMES)], folder / f"{name}.jsonl")
-    adapter = LORA.replace("}", f", invocation: {INVOCATION}}}") if shares else LORA
+    adapter = LORA.replace("}", f", invocation: {INVOCATION}}}") if shared else LORA
     sections = {
         "model": {"base": "model", "dtype": training_dtype()},
         "objective": {"kind": "sft"},
@@ -119,9 +120,9 @@ def compare(folder: Path, title: str, updates: int, rounds: int) -> str:
     )
 
 
-def same_prompts(count: int) -> list[dict[str, str]]:
-    """Of each document of 150 tokens a row for every adapter, with an answer of 20 tokens, as in extraction."""
-    documents = shared_prefix_rows(count // len(NAMES), header=0, row=300)
+def same_prompts(count: int, length: int) -> list[dict[str, str]]:
+    """Of each document of this length a row for every adapter, with an answer of 20 tokens, as in extraction."""
+    documents = shared_prefix_rows(count // len(NAMES), header=0, row=2 * length)
     answers = shared_prefix_rows(count, header=0, row=40)
     return [
         {"prompt": f"{documents[place // len(NAMES)]['prompt'].strip()} {INVOCATION} ", "completion": row["completion"]}

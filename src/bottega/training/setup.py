@@ -117,7 +117,9 @@ def build(
     tokens = stored.get("micro_batch_tokens") or recipe.optim.tokens
     tokens = tokens or memory_estimate.micro_batch_tokens(recipe, data.config, dtype.itemsize, device)
     if share is not None and "micro_batch_tokens" not in stored:
-        tokens = max(1, tokens // share.base.count)
+        # Adapters that begin at their invocation share most of what they compute, and half leaves room for the rest.
+        begins_later = recipe.adapter is not None and recipe.adapter.invocation_text is not None
+        tokens = max(1, tokens // (2 if begins_later else share.base.count))
     choices = Choices(resolve_threads(recipe, place), device, dtype, tokens, stored.get("lr") or peak_lr(recipe))
     packed = engine.scorer.fit.packed and (engine.reference is None or engine.reference.fit.packed)
     held_out = _select_held_out(recipe, data)

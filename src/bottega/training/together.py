@@ -179,13 +179,14 @@ def _parts(pending: Mapping[str, PendingUpdate], index: int) -> Iterator[dict[st
     """The runs that have a micro-batch with this index, so many at a time as give about JOINED tokens."""
     part: dict[str, PendingUpdate] = {}
     tokens = 0
+    # Prompts are shared where adapters begin at their invocation: the more runs in one batch, the more is saved.
+    shares = {name for name, one in pending.items() if _is_activated(one)}
     for name, one in pending.items():
         if one.failed is not None or index >= len(one.batches):
             continue
         count = one.batches[index].computed_token_count
-        # Prompts are shared where adapters begin at their invocation, so only the rest comes on top.
-        added = _adapted_count(one, index) if part else count
-        if part and tokens + added > JOINED:
+        added = _adapted_count(one, index) if part and name in shares else count
+        if part and tokens + added > (2 * JOINED if name in shares else JOINED):
             yield part
             part, tokens, added = {}, 0, count
         part[name] = one
@@ -196,10 +197,15 @@ def _parts(pending: Mapping[str, PendingUpdate], index: int) -> Iterator[dict[st
 
 def _adapted_count(one: PendingUpdate, index: int) -> int:
     """How many tokens of a micro-batch its adapter computes."""
-    batch, adapted = one.batches[index], one.run.engine.scorer.adapted
-    if adapted is None or not adapted.invocation:
-        return batch.computed_token_count
-    return adapted.count_marked(batch)
+    adapted = one.run.engine.scorer.adapted
+    assert adapted is not None, "all have adapters"
+    return adapted.count_marked(one.batches[index])
+
+
+def _is_activated(one: PendingUpdate) -> bool:
+    """Whether the adapter of a run begins at its invocation."""
+    adapted = one.run.engine.scorer.adapted
+    return adapted is not None and bool(adapted.invocation)
 
 
 def _compute_part(base: SharedBase, part: Mapping[str, PendingUpdate], index: int) -> None:
@@ -228,9 +234,8 @@ def _accumulate(base: SharedBase, part: Mapping[str, PendingUpdate], index: int)
 
     batches = [one.batches[index] for one in part.values()]
     (name, first), *others = part.items()
-    adapted = first.run.engine.scorer.adapted
     joined = join_batches(batches)
-    if others and adapted is not None and adapted.invocation:
+    if others and _is_activated(first):
         marked = [
             batch if one.run.engine.scorer.adapted is None else one.run.engine.scorer.adapted.mark_batch(batch)
             for one, batch in zip(part.values(), batches, strict=True)
