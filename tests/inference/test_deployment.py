@@ -125,6 +125,8 @@ def test_a_request_for_a_replaced_adapter_is_refused(deployment: Deployment, lla
         late.submit(["the cat "], SETTINGS, lambda *_: None)
     assert caller.wait()[0].tokens == alone(two_runs[0])
     assert ask(deployment, "one") == alone(two_runs[1])
+    with pytest.raises(Overloaded, match="being replaced"):
+        late.submit(["the cat "], SETTINGS, lambda *_: None)
 
 
 def test_only_models_of_one_base_are_switched(deployment: Deployment, two_runs: list[Path], tmp_path: Path) -> None:

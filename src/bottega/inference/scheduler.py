@@ -159,7 +159,8 @@ class Scheduler:
         self._waiting: dict[str, deque[ScheduledRow]] = {}
         self._lock = threading.Lock()
         self._closed = False
-        # Adapters that no further request may use, and what is done when none uses them any more.
+        # Adapters that no further request may use, and of those still in use what is done when none uses them any more.
+        self._refused = set[str | None]()
         self._retired: dict[str, Callable[[], None]] = {}
         thread.register(self._step)
 
@@ -170,7 +171,7 @@ class Scheduler:
         with self._lock:
             if self._closed:
                 raise Overloaded("the model is being unloaded", where="the model", seconds=RETURN_SECONDS)
-            if request.adapter in self._retired:
+            if request.adapter in self._refused:
                 raise Overloaded("the model is being replaced", where="the model", seconds=RETURN_SECONDS)
             # A large request is accepted when nothing waits, or it could never be.
             if self.stats.waiting and self.stats.waiting + len(rows) > self.max_waiting:
@@ -185,6 +186,7 @@ class Scheduler:
     def retire(self, adapter: str, remove: Callable[[], None]) -> None:
         """Refuse requests for an adapter; when none uses it any more, the thread that computes calls `remove`."""
         with self._lock:
+            self._refused.add(adapter)
             self._retired[adapter] = remove
         self.thread.wake()
 
