@@ -82,10 +82,10 @@ def _lay_out(rows: Sequence[Row], order: Sequence[int], tree: _TreeBuilder) -> d
     }
 
 
-def repack(batch: Batch, change: Callable[[Ints], Ints], *, min_shared: int = MIN_SHARED) -> Batch:
+def repack(batch: Batch, change: Callable[[Row], Ints], *, min_shared: int = MIN_SHARED) -> Batch:
     """A batch of causal rows with other token ids; what rows then begin with alike is laid out once.
 
-    change  the ids [t] of a row, up to its last prediction → those to take instead
+    change  a row with its t tokens up to its last prediction → the ids [t] to take instead
     """
     tokens, at, nodes = batch.tokens.cpu().numpy(), batch.at.cpu().numpy(), batch.nodes
     changes = np.flatnonzero(np.diff(batch.row.cpu().numpy())) + 1
@@ -94,8 +94,8 @@ def repack(batch: Batch, change: Callable[[Ints], Ints], *, min_shared: int = MI
         end = int(own.max())
         path = nodes.path(int(np.searchsorted(nodes.start, end, side="right")) - 1)
         path = path[path <= end]
-        weight = np.ones(len(own), np.float32)
-        rows.append(Row(change(tokens[path]), np.searchsorted(path, own), own, weight))
+        row = Row(tokens[path], np.searchsorted(path, own), own, np.ones(len(own), np.float32))
+        rows.append(replace(row, tokens=change(row)))
     fields = _lay_out(rows, _lexicographic_order(rows), _TreeBuilder(min_shared))
     return replace(batch, **fields).to(str(batch.tokens.device))
 

@@ -223,4 +223,18 @@ def test_the_scale_of_float16_shrinks_and_grows(monkeypatch: pytest.MonkeyPatch)
     assert ours.scale == optimizer.FLOAT16_SCALE
     ours.scale = 1.0
     assert not ours.shrink_scale()
-    assert Optimizer(model(), Optim()).state().keys() == Optimizer(model(), Optim()).state().keys() - {"|loss_scale"}
+    assert "|loss_scale" not in Optimizer(model(), Optim()).state()
+
+
+def test_the_scale_of_float16_grows_again_from_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And a run that is resumed there goes on from it."""
+    monkeypatch.setattr(optimizer, "UPDATES_BEFORE_GROWTH", 2)
+    network = model(torch.float16)
+    ours = Optimizer(network, Optim())
+    ours.scale, ours.updates_at_scale = 1.0, 0
+    step(network, ours)
+    again = Optimizer(model(torch.float16), Optim())
+    again.load_state(ours.state())
+    assert (again.scale, again.updates_at_scale) == (1.0, 1)
+    step(network, ours)
+    assert ours.scale == 2.0

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from test_scheduler import Caller
@@ -106,13 +108,54 @@ def test_a_name_is_switched_while_it_answers(deployment: Deployment, llama: Path
     deployment.switch("support", "next")
     assert ask(deployment, "support") == alone(two_runs[1])
     assert under_way.wait()[0].tokens == alone(two_runs[0])
-    adapters = deployment._loaded[str(llama)].adapters
+    (loaded,) = deployment._loaded.values()
+    adapters = loaded.adapters
     assert adapters is not None
     deployment.thread.call(lambda: None)
     assert len(adapters.names) == 1, "the one that two names have"
     deployment.switch("support", "base")
     assert ask(deployment, "support") == alone(llama)
     assert ask(deployment, "next") == alone(two_runs[1])
+
+
+def test_a_name_switched_to_itself_is_what_it_was(deployment: Deployment, llama: Path, two_runs: list[Path]) -> None:
+    for name, source in {"support": two_runs[0], "next": two_runs[1]}.items():
+        deployment.add(name, source)
+    deployment.switch("support", "next")
+    assert ask(deployment, "support") == alone(two_runs[1])
+    deployment.switch("support", "support")
+    assert ask(deployment, "support") == alone(two_runs[0])
+
+
+def test_a_switch_while_the_name_is_loaded_holds(
+    deployment: Deployment, llama: Path, two_runs: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was loaded meanwhile is not what the name means any more, and is taken off again."""
+    for name, source in {"support": two_runs[0], "next": two_runs[1]}.items():
+        deployment.add(name, source)
+    put, switched = deployment._put_adapter_on, []
+
+    def switch_meanwhile(*args: Any) -> Any:
+        model = put(*args)
+        if not switched:
+            switched.append(True)
+            deployment.add("support", llama)
+        return model
+
+    monkeypatch.setattr(deployment, "_put_adapter_on", switch_meanwhile)
+    assert ask(deployment, "support") == alone(llama)
+    assert ask(deployment, "support") == alone(llama)
+    deployment.thread.call(lambda: None)
+    adapters = next(iter(deployment._loaded.values())).adapters
+    assert adapters is not None
+    assert adapters.names == []
+
+
+def test_two_first_requests_load_a_model_once(deployment: Deployment, two_runs: list[Path]) -> None:
+    deployment.add("support", two_runs[0])
+    with ThreadPoolExecutor(4) as pool:
+        served = list(pool.map(lambda _: deployment.language("support"), range(4)))
+    assert len(set(map(id, served))) == 1
 
 
 def test_a_request_for_a_replaced_adapter_is_refused(deployment: Deployment, llama: Path, two_runs: list[Path]) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from peft import PeftModel
+from test_scheduler import Caller
 from transformers import AutoModelForCausalLM
 
 import bottega
@@ -22,10 +25,11 @@ from bottega.errors import DataError, ModelError
 from bottega.inference.deployment import Deployment, DeploymentSettings
 from bottega.inference.language_model import load_language_model
 from bottega.inference.scheduler import Done, PromptScores, ScoredPiece, Update
-from bottega.models.activated import Activated
+from bottega.models.activated import Activated, find_start
 from bottega.models.adapted import attach_saved
 from bottega.models.scorer import Scorer
 from bottega.models.scorer_setup import add_adapter, fit_model
+from bottega.models.shared_base import SharedBase
 from bottega.packing import pack
 from bottega.sampling import Sampling
 from making import CAT_ROWS, make_model, write_jsonl
@@ -261,3 +265,83 @@ def test_what_it_cannot_do_is_refused(run: Path, wide: Path, llama: Path, tmp_pa
     for wrong in ({"dora": True}, {"dropout": 0.1}, {"init": "pissa"}, {"train": ["norm"]}):
         with pytest.raises(ValueError, match="it is for plain LoRA"):
             adapters.build({"invocation": "x", **wrong})
+
+
+def test_the_invocation_is_looked_for_before_the_answer() -> None:
+    """As where an answer is generated: what it says changes nothing."""
+    said_twice = [*range(20, 30), *CALL, 40, *CALL, 41]
+    assert find_start(example(said_twice).rows[0], CALL) == 13
+    assert find_start(example(said_twice, start=11).rows[0], CALL) == 10
+    assert find_start(example(said_twice, start=10).rows[0], CALL) is None
+    # Of several answers, the last one counts.
+    row = example(said_twice, start=14).rows[0]
+    assert find_start(replace(row, at=np.array([11, 12, 14])), CALL) == 13
+
+
+def test_one_that_is_continued_is_compared_with_what_it_was(run: Path, wide: Path) -> None:
+    """Where it is disabled, a frozen copy of it answers, and not the base."""
+    folder, batch = run / "adapter", pack([example([*range(20, 30), *saved_call(run), 40, 41])])
+    scorer = fit_model(base(wide), "language")
+    add_adapter(scorer, adapters.build({"from": str(folder)}), new=(), reference=True)
+    assert scorer.adapted is not None
+    with torch.no_grad():
+        before = scorer(batch, LOGP)["logp"]
+        for weight in scorer.model.parameters():
+            weight += 0.1 * weight.requires_grad
+        assert (scorer(batch, LOGP)["logp"] - before).abs().max() > 1e-2
+        with scorer.adapted.disabled():
+            torch.testing.assert_close(scorer(batch, LOGP)["logp"], before)
+    assert not any("reference" in name for name, _ in scorer.model.named_parameters())
+
+
+def saved_call(run: Path) -> list[int]:
+    ids: list[int] = json.loads((run / "adapter/adapter_config.json").read_text("utf-8"))["alora_invocation_tokens"]
+    return ids
+
+
+def test_one_that_is_continued_keeps_its_invocation(run: Path, wide: Path, tmp_path: Path) -> None:
+    options = {"from": str(run / "adapter"), "invocation": "y"}
+    with pytest.raises((ModelError, ValueError), match="invocation"):
+        scorer = fit_model(base(wide), "language")
+        add_adapter(scorer, adapters.build(options), new=(), reference=False, invocation=(1,))
+
+
+def test_a_start_on_a_quantized_base_begins_there_too(run: Path, wide: Path, tmp_path: Path) -> None:
+    """Alone, and served, where it shares the base with another adapter that was trained on it."""
+    recipe = bottega.stored_recipe(run).document()
+    recipe["model"]["quantize"] = "nf4"
+    list(bottega.train(bottega.Recipe.parse(recipe), out=tmp_path / "one"))
+    recipe["adapter"]["invocation"] = None
+    list(bottega.train(bottega.Recipe.parse(recipe), out=tmp_path / "two"))
+    deployment = Deployment(DeploymentSettings(dtype="float32"))
+    settings, prompt = Sampling(tokens=6, temperature=0), ROWS[0]["prompt"]
+    written = {}
+    for name in ("one", "two"):
+        deployment.add(name, tmp_path / name)
+        caller = Caller()
+        deployment.language(name).submit([prompt], settings, lambda _, new, caller=caller: caller(new))  # type: ignore[misc]
+        written[name] = caller.wait()[0].tokens
+        alone = load_language_model(str(tmp_path / name), dtype="float32")
+        assert written[name] == alone.generate([prompt], settings)[0][0].tokens, name
+    with alone.untuned() as untuned:
+        assert written["one"] != untuned.generate([prompt], settings)[0][0].tokens
+    assert len(deployment.stats()) == 1
+    deployment.close()
+
+
+def test_several_need_packed_rows(tmp_path: Path) -> None:
+    shared = SharedBase(2)
+    shared.load(lambda: (fit_model(base(make_model(tmp_path / "bloom", "bloom")), "language"), []))
+    with pytest.raises(ModelError, match="decoders that compute packed rows"):
+        shared.adapt("one", Lora(rank=2, invocation="x"), CALL)
+
+
+def test_rows_without_it_are_counted(run: Path, tmp_path: Path) -> None:
+    recipe = bottega.stored_recipe(run).document()
+    rows = [*ROWS * 4, {"prompt": "the cat sat: ", "completion": "so it said: "}]
+    recipe["data"]["train"] = str(write_jsonl(tmp_path / "rows.jsonl", rows))
+    recipe["optim"]["steps"] = 1
+    events = list(bottega.train(bottega.Recipe.parse(recipe), out=tmp_path / "run"))
+    assert "1 of 9 rows lack the invocation before their answer, and teach nothing" in [
+        event.message for event in events if event.type == "noted"
+    ]

@@ -102,3 +102,21 @@ def test_adapters_in_turn_are_each_alone_and_so_are_their_gradients(kind: str) -
     alone = [gradients([row], name) for row, name in zip(ROWS, ("one", "two"), strict=False)]
     torch.testing.assert_close(both, [values[0] for values, _ in alone], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(shared, [one for _, found in alone for one in found], atol=1e-4, rtol=1e-4)
+
+
+def test_what_is_trained_is_never_stale() -> None:
+    """Though its other half is frozen, and several are in use."""
+    network = network_of("llama").float().requires_grad_(False)
+    rows, place = RowAdapters(network), "model.layers.0.self_attn.q_proj"
+    layer = network.get_submodule(place)
+    b = torch.nn.Parameter(torch.zeros(layer.out_features, 2))
+    rows.put("one", {place: RowMatrices(torch.randn(2, layer.in_features), b)})
+    rows.put("two", {place: RowMatrices(torch.randn(2, layer.in_features), torch.randn(layer.out_features, 2))})
+    x = torch.randn(4, layer.in_features)
+    rows.use(["one", "one", "two", None])
+    before = layer(x)
+    with torch.no_grad():
+        b += 1
+    after = layer(x)
+    assert (after[:2] - before[:2]).abs().max() > 0.1
+    torch.testing.assert_close(after[2:], before[2:])

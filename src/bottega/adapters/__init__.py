@@ -19,6 +19,7 @@ from bottega.adapters._base import (
     CONFIG,
     KEYS_AND_VALUES,
     WEIGHT_FILES,
+    WEIGHTS,
     Adapter,
     InstallOptions,
     LinearLayer,
@@ -26,6 +27,7 @@ from bottega.adapters._base import (
     WeightReader,
     Whole,
 )
+from bottega.adapters._peft import START
 from bottega.errors import ModelError
 from bottega.suggestions import suggest_name
 
@@ -51,6 +53,7 @@ __all__ = [
     "Whole",
     "attach",
     "build",
+    "has_start",
     "is_adapter_folder",
     "kinds",
     "load",
@@ -116,6 +119,11 @@ def saved_kind(folder: Path) -> str:
 def is_adapter_folder(folder: Path) -> bool:
     """Whether an adapter was saved in the folder."""
     return (folder / CONFIG).exists()
+
+
+def has_start(folder: Path) -> bool:
+    """Whether the adapter saved in a folder has a frozen start beside it: what its base lacks, or what it began at."""
+    return (folder / START / WEIGHTS).is_file()
 
 
 def read_saved(folder: Path) -> SavedAdapter:

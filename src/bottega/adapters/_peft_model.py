@@ -23,6 +23,7 @@ from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 from transformers.pytorch_utils import Conv1D
 
 from bottega.adapters._adapted import AdaptedModel
+from bottega.adapters import has_start
 from bottega.adapters._base import (
     CONFIG,
     HEADS,
@@ -185,13 +186,12 @@ def _install(model: Any, adapter: PeftAdapter, shared: dict[str, Any], whole: Se
 
 def attach_peft(model: nn.Module, folder: Path, *, trainable: bool, reference: bool) -> PeftAdaptedModel:
     """The model with an adapter of any kind of PEFT's that changes modules; see `adapters.attach`."""
-    has_start = (folder / START / WEIGHTS).is_file()
-    if has_start and not is_quantized(model):
+    if has_start(folder) and not is_quantized(model):
         # It makes up for what the weights lost when they were quantized, and these have not lost it.
         with tempfile.TemporaryDirectory() as changed:
             subtract_start(folder, Path(changed))
             return _attach(model, Path(changed), folder, trainable=trainable, reference=reference)
-    if has_start:
+    if has_start(folder):
         check_form(model, folder)
     return _attach(model, folder, folder, trainable=trainable, reference=reference)
 
@@ -211,7 +211,7 @@ def _attach(model: nn.Module, folder: Path, named: Path, *, trainable: bool, ref
             )
             if reference:
                 adapted.load_adapter(str(folder), REFERENCE, is_trainable=False, autocast_adapter_dtype=False)
-            if (folder / START / WEIGHTS).is_file():
+            if has_start(folder):
                 adapted.load_adapter(str(folder / START), START, is_trainable=False, autocast_adapter_dtype=False)
     except (ValueError, RuntimeError, KeyError) as error:
         what = f"the adapter does not fit this model: {str(error).splitlines()[0]}"

@@ -143,7 +143,8 @@ def switch(
 ) -> None:
     """Let a name of a running server answer with another adapter, while it serves; the next start does not know of it.
 
-    Requests under way end with what they began with. The base's own name switches the adapter off.
+    Requests under way end with what they began with. The base's own name switches the adapter off; switched to itself, a
+    name means again what the server was started with.
     """
     with errors(as_json):
         model = ApiClient(url).post(f"/models/{quote(name)}", {"model": to})
@@ -151,4 +152,4 @@ def switch(
         print(json.dumps(model))
         return
     print(f"{name} answers with {to} from now on")
-    print(f"back again: {shlex.join(['bottega', 'adapter', 'switch', name])} MODEL")
+    print(f"as it was added: {shlex.join(['bottega', 'adapter', 'switch', name, name])}")

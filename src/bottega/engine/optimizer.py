@@ -76,8 +76,8 @@ class Optimizer:
     ) -> None:
         trained = [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
         self.weights = [make_master_weight(name, weight) for name, weight in trained]
-        has_float16 = any(weight.parameter.dtype == torch.float16 for weight in self.weights)
-        self.scale = FLOAT16_SCALE if has_float16 else 1.0
+        self.has_float16 = any(weight.parameter.dtype == torch.float16 for weight in self.weights)
+        self.scale = FLOAT16_SCALE if self.has_float16 else 1.0
         self.updates_at_scale = 0
         self.gradients: dict[str, Tensor] = {}
         for weight in self.weights:
@@ -120,13 +120,13 @@ class Optimizer:
         if self.average is not None:
             self.average.update()
         self.updates_at_scale += 1
-        if 1.0 < self.scale < MAX_FLOAT16_SCALE and self.updates_at_scale == UPDATES_BEFORE_GROWTH:
+        if self.has_float16 and self.scale < MAX_FLOAT16_SCALE and self.updates_at_scale >= UPDATES_BEFORE_GROWTH:
             self.scale, self.updates_at_scale = 2 * self.scale, 0
 
     def shrink_scale(self) -> bool:
         """Forget a gradient that is no number, and halve `scale`; False if it was 1, so that this cannot help."""
         self.gradients.clear()
-        if self.scale == 1.0:
+        if self.scale <= 1.0:
             return False
         self.scale, self.updates_at_scale = self.scale / 2, 0
         return True
@@ -141,7 +141,7 @@ class Optimizer:
     def state(self) -> dict[str, Tensor]:
         """All tensors needed to continue exactly: masters, states of the update rules, the average."""
         tensors = {f"{name}|{key}": tensor for name, key, tensor in (*self._master_tensors(), *self._rule_tensors())}
-        scale = {} if self.scale == 1.0 else {SCALE_KEY: torch.tensor([self.scale, self.updates_at_scale])}
+        scale = {SCALE_KEY: torch.tensor([self.scale, self.updates_at_scale])} if self.has_float16 else {}
         return tensors | scale
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import count
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from bottega.errors import BottegaError, ModelError
 from bottega.inference.compute_thread import ComputeThread
@@ -41,14 +41,24 @@ from bottega.inference.scheduler import (
 from bottega.inference.token_constraints import Constraint, with_checkpoint_settings
 from bottega.models.low_rank import is_low_rank, read_updates, saved_invocation
 from bottega.models.row_adapters import RowAdapters
+from bottega.models.scorer_setup import load_scorer
 from bottega.models.source import locate
 from bottega.models.tokenizer import load_tokenizer
 from bottega.objectives import HeadKind
+from bottega.recipe.schema import Quantize
 from bottega.sampling import Sampling
 from bottega.tokenization.token_text import token_bytes
 from bottega.tokenization.tool_calls import ToolCallReader, call_marker
 
 T = TypeVar("T")
+
+
+class _Place(NamedTuple):
+    """What is loaded: the base of an adapter, kept in memory as by the run that trained it, or a model itself."""
+
+    source: str
+    quantize: Quantize = "none"
+
 
 # Tokens of an answer of a model without a limit of its own.
 MOST_TOKENS = 1 << 15
@@ -195,11 +205,13 @@ class Deployment:
         self.settings = settings or DeploymentSettings()
         self.thread = ComputeThread()
         self._lock = threading.Lock()
+        # What a name means now, and what it meant when it was added.
         self._sources: dict[str, str] = {}
+        self._first: dict[str, str] = {}
         self._added: dict[str, float] = {}
         self._served: dict[str, tuple[_Loaded, ServedLanguageModel]] = {}
-        # By what is loaded: the base of an adapter, or the model itself. Only the thread that computes changes it.
-        self._loaded: dict[str, _Loaded] = {}
+        # Only the thread that computes changes it.
+        self._loaded: dict[_Place, _Loaded] = {}
         self._keys = count()
 
     def add(self, name: str, source: str | Path) -> None:
@@ -211,29 +223,35 @@ class Deployment:
         with self._lock:
             # The same again changes nothing for those who use it.
             before = None if self._sources.get(name) == found.name else self._served.pop(name, None)
-            self._sources[name] = found.name
+            self._sources[name] = self._first[name] = found.name
             self._added[name] = time.time()
         self._retire(before)
 
     def remove(self, name: str) -> None:
         """Serve a name no longer, if it is served; requests under way end as they began."""
         with self._lock:
-            self._sources.pop(name, None)
-            self._added.pop(name, None)
+            for about in (self._sources, self._first, self._added):
+                about.pop(name, None)
             before = self._served.pop(name, None)
         self._retire(before)
 
     def switch(self, name: str, to: str) -> None:
         """Let a name answer with the model of another from the next request on; requests under way end as they began.
 
-        Raises a ModelError, and changes nothing, if one of them is not served, or if they stand on different bases.
+        Switched to itself, it means again what it was added as. Raises a ModelError, and changes nothing, if one of
+        them is not served, or if they stand on different bases.
         """
         bases = {one: _base(self.source(one)) for one in (name, to)}
         if bases[name] != bases[to]:
             what = f"{name} stands on {bases[name]}, and {to} on {bases[to]}"
             raise ModelError(what, where=name, fix=f"ask for {to} by its own name")
+        if name == to:
+            self.add(name, self._first[name])
+            return
         self.language(to)  # loaded before anything changes
         with self._lock:
+            if name not in self._sources or to not in self._served:
+                raise ModelError("one of the two was removed meanwhile", where=f"{name}, {to}", fix="ask again")
             before = self._served.get(name)
             self._served[name] = self._served[to]
             self._sources[name], self._added[name] = self._sources[to], time.time()
@@ -275,12 +293,12 @@ class Deployment:
                 loaded, served = self._served[name]
                 loaded.used = time.time()
                 return served
-        return self.thread.call(lambda: self._load_language(name, source))
+        return self.thread.call(lambda: self._load_language(name))
 
     def compute(self, name: str, head: HeadKind, use: Callable[[Any], T]) -> T:
         """What a function makes of a model with another head, in the thread that computes."""
         source = self.source(name)
-        return self.thread.call(lambda: use(self._open(source, lambda: self._load_other(source, head)).model))
+        return self.thread.call(lambda: use(self._open(_Place(source), lambda: self._load_other(source, head)).model))
 
     def stats(self) -> dict[str, SchedulerStats]:
         """Counts of every language model in memory, by a name of one that is computed with it."""
@@ -295,12 +313,16 @@ class Deployment:
 
     # In the thread that computes
 
-    def _load_language(self, name: str, source: str) -> ServedLanguageModel:
+    def _load_language(self, name: str) -> ServedLanguageModel:
+        source = self.source(name)
+        with self._lock:
+            if name in self._served:  # another request loaded it while this one waited
+                return self._served[name][1]
         base, adapter = _base_and_adapter(source)
         loaded = self._open(base, lambda: self._load_base(base))
         if adapter is not None and loaded.adapters is None and not isinstance(_network(loaded), RuntimeNetwork):
             # Models that compute one row at a time have an adapter on them or none.
-            base, adapter = source, None
+            base, adapter = _Place(source), None
             loaded = self._open(base, lambda: self._load_base(base))
         assert loaded.scheduler is not None
         # A new key each time: what the prefix cache has of an adapter that had this name before is not found again.
@@ -308,12 +330,20 @@ class Deployment:
         model = loaded.model if adapter is None else self._put_adapter_on(loaded, key, source, adapter)
         served = ServedLanguageModel(name, model, loaded.scheduler, None if adapter is None else key)
         with self._lock:
-            self._served[name] = loaded, served
-        return served
+            if self._sources.get(name) == source:
+                self._served[name] = loaded, served
+                return served
+        # It means something else by now, or nothing.
+        self._retire((loaded, served))
+        return self._load_language(name)
 
-    def _load_base(self, place: str) -> _Loaded:
+    def _load_base(self, place: _Place) -> _Loaded:
         settings = self.settings
-        model = LanguageModel(place, dtype=settings.dtype, device=settings.device)
+        opened = None
+        if place.quantize != "none":
+            scorer = load_scorer(place.source, settings.dtype, settings.device, native=True, quantize=place.quantize)
+            opened = OpenedModel(scorer, load_tokenizer(place.source))
+        model = LanguageModel(place.source, dtype=settings.dtype, device=settings.device, opened=opened)
         network, adapters = model.scorer.network, None
         decoder: RowDecoder
         if model.scorer.fit.packed and not network.config.is_encoder_decoder:
@@ -342,7 +372,7 @@ class Deployment:
             loaded.adapters.add(key, updates, saved_invocation(adapter))
         return model
 
-    def _open(self, place: str, load: Callable[[], _Loaded]) -> _Loaded:
+    def _open(self, place: _Place, load: Callable[[], _Loaded]) -> _Loaded:
         """What is in memory, or else loaded now; of too many, those that were not used for longest go."""
         if place not in self._loaded:
             self._loaded[place] = load()
@@ -372,16 +402,19 @@ def _network(loaded: _Loaded) -> Any:
 
 def _base(source: str) -> str:
     """What stands under the adapter of a model, or the model itself."""
+    found = find_model(source)
+    if found.export is not None:
+        return str(found.exported_model)
     located = locate(source)
     return source if located.adapter is None else located.base
 
 
-def _base_and_adapter(source: str) -> tuple[str, Path | None]:
+def _base_and_adapter(source: str) -> tuple[_Place, Path | None]:
     """(what has to be loaded, the adapter on it): the source alone if its adapter cannot stand beside others."""
     found = find_model(source)
     if found.export is not None:
-        return (str(found.exported_model), found.folder) if found.export.base else (source, None)
+        return (_Place(str(found.exported_model)), found.folder) if found.export.base else (_Place(source), None)
     located = locate(source)
-    if located.adapter is None or located.quantize != "none" or not is_low_rank(located.adapter):
-        return source, None
-    return located.base, located.adapter
+    if located.adapter is None or not is_low_rank(located.adapter, located.quantize):
+        return _Place(source), None
+    return _Place(located.base, located.quantize), located.adapter

@@ -154,14 +154,20 @@ def _from_checkpoint(auto: Any, base: str, config: Any, head: HeadKind, dtype: t
 
 
 def load_adapted(
-    name: str, dtype: torch.dtype, head: HeadKind = "language", labels: Sequence[str] = (), tokenizer: Any = None
+    name: str,
+    dtype: torch.dtype,
+    head: HeadKind = "language",
+    labels: Sequence[str] = (),
+    tokenizer: Any = None,
+    quantize: recipes.Quantize | None = None,
 ) -> tuple[Any, AdaptedModel | None]:
     """(the model as it was trained, the adapter on it if it has one).
 
     labels, tokenizer  of a classifier
+    quantize           how its weights are kept; None: as by the run that trained it
     """
     source = locate(name)
-    base = recipes.Model(base=source.base, quantize=source.quantize)
+    base = recipes.Model(base=source.base, quantize=quantize or source.quantize)
     config = load_config(base, None)
     model, new = load_model(base, config, head, labels, dtype, tokenizer)
     check_head_is_trained(name, new, head, source.adapter)

@@ -15,7 +15,10 @@ from bottega.errors import ModelError
 from bottega.models.native.packed_linear import left_out_of_state
 from bottega.models.row_adapters import RowAdapters, RowMatrices
 
-NOT_PLAIN = "adapters that are trained at once are LoRA of linear layers, new, without DoRA, dropout and other parts"
+NOT_PLAIN = (
+    "adapters that are trained at once, or begin at an invocation, are LoRA of linear layers, new, without DoRA, dropout"
+    " and other parts"
+)
 
 
 class OneOfSeveral(AdaptedModel):
@@ -32,6 +35,7 @@ class OneOfSeveral(AdaptedModel):
         from peft import get_peft_model_state_dict
 
         self.rows, self.name, self.network = rows, name, rows.network
+        self._left_out = installed.left_out
         with TemporaryDirectory() as folder, left_out_of_state():
             installed.save(Path(folder))
             self.config = (Path(folder) / CONFIG).read_text(encoding="utf-8")
@@ -42,8 +46,8 @@ class OneOfSeveral(AdaptedModel):
         }
         self.matrices = dict(_plain_matrices(self.network, own))
         if installed.changes_head or 2 * len(self.matrices) != len(trained):
-            fix = "leave the head and fused experts out of adapter.targets, or train this one by itself"
-            raise ModelError(NOT_PLAIN, where=f"adapters.{name}", fix=fix)
+            fix = "leave the head and fused experts out of adapter.targets"
+            raise ModelError(NOT_PLAIN, where=f"the adapter {name}", fix=fix)
         with left_out_of_state():
             state = get_peft_model_state_dict(installed.model, save_embedding_layers=False)
         self.saved = {key: own[weight.data_ptr()] for key, weight in state.items()}
@@ -51,6 +55,10 @@ class OneOfSeveral(AdaptedModel):
         self.model.add_module("network", self.network)
         for key, weight in trained.items():
             _put(self.model, key, own[weight.data_ptr()])
+
+    @property
+    def left_out(self) -> list[str]:
+        return self._left_out
 
     @contextmanager
     def disabled(self) -> Iterator[None]:

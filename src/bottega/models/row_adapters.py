@@ -242,7 +242,8 @@ class _LayerAdapters:
         if owner is None:
             return base._replace(**self.matrices[names[0]]._asdict())
         # What is trained changes, and its stack has the gradients of its parts.
-        is_trained = any(self.matrices[name].a.requires_grad for name in names if name in self.matrices)
+        in_use = [self.matrices[name] for name in names if name in self.matrices]
+        is_trained = any(one.a.requires_grad or one.b.requires_grad for one in in_use)
         if is_trained or self.stacked is None or self.stacked.names != names:
             self.stacked = self._stack(names)
         stacked = self.stacked

@@ -10,7 +10,7 @@ from bottega import adapters
 from bottega.adapters import Adapter, InstallOptions, WeightReader
 from bottega.errors import ModelError
 from bottega.hardware.device import compute_dtype, resolve_device
-from bottega.models.activated import Activated
+from bottega.models.activated import Activated, check_can_activate
 from bottega.models.adapted import attach_saved
 from bottega.models.arithmetic.native import NATIVE
 from bottega.models.arithmetic.plain import PLAIN
@@ -20,12 +20,14 @@ from bottega.models.config import is_encoder
 from bottega.models.encoder_decoder import prepare_encoder_decoder
 from bottega.models.kernels import apply_kernels
 from bottega.models.native import SWITCH, mark, operators
+from bottega.models.low_rank import saved_invocation
 from bottega.models.native.packed_linear import pack_model, packed_fraction
 from bottega.models.packing_proof import prove_packing
 from bottega.models.row_adapters import RowAdapters
 from bottega.models.scorer import Fit, Scorer
 from bottega.models.source import adapter_folder
 from bottega.objectives import HeadKind
+from bottega.recipe.schema import Quantize
 
 if TYPE_CHECKING:
     from bottega.adapters import AdaptedModel
@@ -114,9 +116,17 @@ def add_adapter(
             raise ModelError(
                 what, where=str(folder), fix="leave adapter.kind out, or train a new adapter: leave from out"
             )
-        adapted = attach_saved(scorer.network, folder, trainable=True, reference=reference)
+        invoked = saved_invocation(folder)
+        if adapter.invocation_text is not None and tuple(invocation) != invoked:
+            begins = f"begins at the token ids {list(invoked)}" if invoked else "begins with the row"
+            what = f"the adapter that is continued {begins}, not at {adapter.invocation_text!r}"
+            raise ModelError(what, where=str(folder), fix="leave adapter.invocation out, or train a new adapter")
+        copied = reference and not invoked
+        adapted = attach_saved(scorer.network, folder, trainable=True, reference=copied)
     apply_kernels(adapted.model, names=(), native=scorer.fit.native)
     _use(scorer, adapted)
+    if reference and isinstance(scorer.adapted, Activated) and adapter.start is not None:
+        scorer.adapted.keep_reference(adapter_folder(adapter.start))
 
 
 def load_scorer(
@@ -128,15 +138,17 @@ def load_scorer(
     tokenizer: Any = None,
     *,
     native: bool = False,
+    quantize: Quantize | None = None,
 ) -> Scorer:
     """The model of a run, a folder or a hub id, as it was trained, ready to score on `device` (or `auto`).
 
     dtype   of weights and computation; `int8`: weights in 8 bits, computed as with `auto`
     native  it may be computed in C++: not while something is trained, as a resumed run must compute what it did
+    quantize  how its weights are kept; None: as by the run that trained it
     """
     resolved = resolve_device(device)
     computed = compute_dtype("auto" if dtype == EIGHT_BITS else dtype, resolved)
-    network, adapted = load_adapted(name, computed, head, labels, tokenizer)
+    network, adapted = load_adapted(name, computed, head, labels, tokenizer, quantize)
     module = (network if adapted is None else adapted.model).to(resolved).eval()
     bits = 8 if dtype == EIGHT_BITS else 16
     scorer = fit_model(module if adapted is None else adapted.network, head, native=native, weight_bits=bits)
@@ -160,9 +172,7 @@ def _use(scorer: Scorer, adapted: AdaptedModel) -> None:
 
 def activate(scorer: Scorer, installed: AdaptedModel) -> Activated:
     """An adapter that begins at its invocation, computed token by token instead of by PEFT."""
-    if not scorer.head.autoregressive or scorer.network.config.is_encoder_decoder or not scorer.fit.packed:
-        what = "an adapter that begins at its invocation is for decoders that compute packed rows"
-        raise ModelError(what, where="adapter.invocation", fix="leave it out")
+    check_can_activate(scorer)
     rows = RowAdapters(scorer.network)
     try:
         activated = Activated(rows, "adapter", installed)

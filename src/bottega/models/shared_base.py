@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from bottega.adapters import Adapter, InstallOptions
 from bottega.errors import ModelError
-from bottega.models.activated import Activated
+from bottega.models.activated import Activated, check_can_activate
 from bottega.models.arithmetic.native import NATIVE
 from bottega.models.arithmetic.plain import PLAIN
 from bottega.models.config import has_dropout
@@ -58,6 +58,8 @@ class SharedBase:
         network, head = self.scorer.network, self.scorer.head
         if not head.autoregressive or network.config.is_encoder_decoder:
             raise ModelError("adapters are trained at once on decoders", where="adapters", fix="train each by itself")
+        if invocation:
+            check_can_activate(self.scorer)
         if has_dropout(network):
             what = "with dropout, a row's masks would depend on the rows of the other adapters"
             raise ModelError(what, where="adapters", fix="set model.dropout to 0, or train each by itself")

@@ -15,6 +15,7 @@ from bottega.errors import ModelError
 from bottega.events import Noted, Started
 from bottega.hardware.device import compute_dtype, has_native_dtype
 from bottega.hardware.other_programs import usable_cores
+from bottega.models.activated import find_start
 from bottega.models.quantization.linear import quantized_size
 from bottega.models.source import locate
 from bottega.models.tokenizer import load_tokenizer, mismatched_tokenizer_class
@@ -164,6 +165,12 @@ def _model_messages(run: Run) -> Iterator[Message]:
         shown = ", ".join(names[:10]) + (" …" if len(names) > 10 else "")
         message = f"no adapter on {shown}: PEFT cannot adapt these layers, or cannot load them again"
         yield "adapter", message, {"names": names}
+    if scorer.adapted is not None and scorer.adapted.invocation:
+        rows = [row for example in run.sampler.examples for row in example.rows]
+        without = sum(find_start(row, scorer.adapted.invocation) is None for row in rows)
+        if without:
+            message = f"{without:,} of {len(rows):,} rows lack the invocation before their answer, and teach nothing"
+            yield "adapter", message, {"rows": without}
     if recipe.adapter is not None and getattr(recipe.adapter, "dropout", False):
         # The adapter sees a shared prefix once, whatever follows it.
         yield "dropout", "adapter dropout makes a shared prefix drop the same units for every row", {}

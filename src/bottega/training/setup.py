@@ -27,7 +27,7 @@ from bottega.errors import DataError, ModelError
 from bottega.hardware.device import DeviceMeter, compute_dtype, resolve_device
 from bottega.models import heads
 from bottega.models.checkpoint import load_model, model_for_adapter, unquantized_weights
-from bottega.models.row_adapters import find_invocation
+from bottega.models.activated import find_start
 from bottega.models.scorer import Fit, Scorer
 from bottega.models.scorer_setup import add_adapter, fit_model, load_scorer
 from bottega.models.shared_base import SharedBase
@@ -254,10 +254,11 @@ def _invocation(adapter: Adapter, data: Dataset) -> list[int]:
     rows = [row for example in examples for row in example.rows]
     # In many tokenizers a space belongs to the token of the word that follows.
     texts = [adapter.invocation_text, adapter.invocation_text.strip()]
-    for text in (*texts, *(f" {text}" for text in texts)):
-        ids: list[int] = data.tokenizer(text, add_special_tokens=False)["input_ids"]
-        if ids and any(find_invocation(row.tokens, ids) is not None for row in rows):
-            return ids
+    texts += [f" {text}" for text in texts]
+    ids: list[list[int]] = [data.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+    counts = [sum(find_start(row, one) is not None for row in rows) if one else 0 for one in ids]
+    if any(counts):
+        return ids[counts.index(max(counts))]
     what = f"no row has {adapter.invocation_text!r} as tokens, so no row would use the adapter"
     raise DataError(what, where="adapter.invocation", fix="look at the tokens of a row: bottega preview")
 

@@ -241,7 +241,7 @@ def _accumulate(base: SharedBase, part: Mapping[str, PendingUpdate], index: int)
             for one, batch in zip(part.values(), batches, strict=True)
         ]
         # What rows of several adapters have in common before their invocations is computed once.
-        joined = repack(join_batches(marked), lambda ids: ids)
+        joined = repack(join_batches(marked), lambda row: row.tokens)
     elif others:
         base.rows.use_in_turn({name: len(batch.tokens) for name, batch in zip(part, batches, strict=True)})
     else:
