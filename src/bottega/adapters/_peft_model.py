@@ -22,13 +22,12 @@ from torch import Tensor, nn
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 from transformers.pytorch_utils import Conv1D
 
-from bottega.adapters._adapted import AdaptedModel
 from bottega.adapters import has_start
+from bottega.adapters._adapted import AdaptedModel
 from bottega.adapters._base import (
     CONFIG,
     HEADS,
     WEIGHT_FILES,
-    WEIGHTS,
     InstallOptions,
     LinearLayer,
     ends_with,

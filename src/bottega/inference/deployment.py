@@ -287,7 +287,7 @@ class Deployment:
 
     def language(self, name: str) -> ServedLanguageModel:
         """A language model, which is loaded if it is not; a ModelError if it is none."""
-        source = self.source(name)
+        self.source(name)  # an error, if it is not served
         with self._lock:
             if name in self._served:
                 loaded, served = self._served[name]

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 
 from bottega.adapters import AdaptedModel
 from bottega.batch import Batch, Ints, Row
-from bottega.models.one_of_several import OneOfSeveral
 from bottega.errors import ModelError
 from bottega.models.low_rank import read_updates
+from bottega.models.one_of_several import OneOfSeveral
 from bottega.models.row_adapters import RowAdapters, find_invocation
 from bottega.models.scorer import Scorer
 from bottega.packing import repack

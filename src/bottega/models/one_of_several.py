@@ -16,8 +16,8 @@ from bottega.models.native.packed_linear import left_out_of_state
 from bottega.models.row_adapters import RowAdapters, RowMatrices
 
 NOT_PLAIN = (
-    "adapters that are trained at once, or begin at an invocation, are LoRA of linear layers, new, without DoRA, dropout"
-    " and other parts"
+    "adapters that are trained at once, or begin at an invocation, are LoRA of linear layers, new, without DoRA,"
+    " dropout and other parts"
 )
 
 

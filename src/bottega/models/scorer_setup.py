@@ -19,8 +19,8 @@ from bottega.models.checkpoint import load_adapted
 from bottega.models.config import is_encoder
 from bottega.models.encoder_decoder import prepare_encoder_decoder
 from bottega.models.kernels import apply_kernels
-from bottega.models.native import SWITCH, mark, operators
 from bottega.models.low_rank import saved_invocation
+from bottega.models.native import SWITCH, mark, operators
 from bottega.models.native.packed_linear import pack_model, packed_fraction
 from bottega.models.packing_proof import prove_packing
 from bottega.models.row_adapters import RowAdapters
@@ -116,12 +116,8 @@ def add_adapter(
             raise ModelError(
                 what, where=str(folder), fix="leave adapter.kind out, or train a new adapter: leave from out"
             )
-        invoked = saved_invocation(folder)
-        if adapter.invocation_text is not None and tuple(invocation) != invoked:
-            begins = f"begins at the token ids {list(invoked)}" if invoked else "begins with the row"
-            what = f"the adapter that is continued {begins}, not at {adapter.invocation_text!r}"
-            raise ModelError(what, where=str(folder), fix="leave adapter.invocation out, or train a new adapter")
-        copied = reference and not invoked
+        # The copy of one that begins at its invocation is made below.
+        copied = reference and not saved_invocation(folder)
         adapted = attach_saved(scorer.network, folder, trainable=True, reference=copied)
     apply_kernels(adapted.model, names=(), native=scorer.fit.native)
     _use(scorer, adapted)

@@ -26,8 +26,8 @@ from bottega.engine.optimizer import Optimizer, freeze
 from bottega.errors import DataError, ModelError
 from bottega.hardware.device import DeviceMeter, compute_dtype, resolve_device
 from bottega.models import heads
-from bottega.models.checkpoint import load_model, model_for_adapter, unquantized_weights
 from bottega.models.activated import find_start
+from bottega.models.checkpoint import load_model, model_for_adapter, unquantized_weights
 from bottega.models.scorer import Fit, Scorer
 from bottega.models.scorer_setup import add_adapter, fit_model, load_scorer
 from bottega.models.shared_base import SharedBase
