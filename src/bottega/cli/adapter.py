@@ -143,8 +143,8 @@ def switch(
 ) -> None:
     """Let a name of a running server answer with another adapter, while it serves; the next start does not know of it.
 
-    Requests under way end with what they began with. The base's own name switches the adapter off; switched to itself, a name
-    means again what the server was started with.
+    Requests under way end with what they began with. The base's own name switches the adapter off; switched to itself,
+    a name means again what the server was started with.
     """
     with errors(as_json):
         model = ApiClient(url).post(f"/models/{quote(name)}", {"model": to})

@@ -169,8 +169,8 @@ def _model_messages(run: Run) -> Iterator[Message]:
         rows = [row for example in run.sampler.examples for row in example.rows]
         without = sum(find_start(row, scorer.adapted.invocation) is None for row in rows)
         if without:
-            message = f"{without:,} of {len(rows):,} rows lack the invocation before their answer, and teach nothing"
-            yield "adapter", message, {"rows": without}
+            lacking = f"{without:,} of {len(rows):,} rows lack the invocation before their answer, and teach nothing"
+            yield "adapter", lacking, {"rows": without}
     if recipe.adapter is not None and getattr(recipe.adapter, "dropout", False):
         # The adapter sees a shared prefix once, whatever follows it.
         yield "dropout", "adapter dropout makes a shared prefix drop the same units for every row", {}
