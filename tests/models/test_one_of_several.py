@@ -41,4 +41,4 @@ def test_what_is_no_plain_lora_is_refused(llama: Path) -> None:
     installed = Lora(rank=2, targets=["q_proj", "lm_head"]).install(network, InstallOptions(peft_task="CAUSAL_LM"))
     with pytest.raises(ModelError, match="LoRA of linear layers") as caught:
         OneOfSeveral(RowAdapters(network), "own", installed)
-    assert caught.value.where == "adapters.own"
+    assert caught.value.where == "the adapter own"

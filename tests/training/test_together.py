@@ -164,7 +164,7 @@ def test_other_adapters_than_plain_lora_are_refused(adapter: dict[str, Any], lla
         name: bottega.Recipe.parse({**recipe.document(), "adapter": adapter})
         for name, recipe in recipes(tmp_path, llama).items()
     }
-    with pytest.raises(bottega.ModelError, match="adapters that are trained at once, .* are LoRA of linear layers"):
+    with pytest.raises(bottega.ModelError, match=r"adapters that are trained at once, .* are LoRA of linear layers"):
         list(train_together(together, tmp_path / "out"))
     assert not list((tmp_path / "out").glob("*/events.jsonl"))
 

@@ -388,7 +388,7 @@ class Deployment:
         for place in list(self._loaded):
             self._close(place)
 
-    def _close(self, place: str) -> None:
+    def _close(self, place: _Place) -> None:
         loaded = self._loaded.pop(place)
         with self._lock:
             self._served = {name: pair for name, pair in self._served.items() if pair[0] is not loaded}
