@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 import bottega
+from bottega.batch import count_units
 from bottega.data.train_tokenizer import train_tokenizer
 from bottega.errors import ModelError, RecipeError
 from bottega.models.scorer_setup import load_scorer
@@ -17,8 +19,8 @@ from bottega.training import provenance
 from bottega.training.dataset import build_dataset
 from bottega.training.input_files import list_input_files
 from bottega.training.needs import micro_batches
-from bottega.training.setup import Run, _select_held_out, build, resolve_threads
-from making import make_model
+from bottega.training.setup import MAX_HEAD_LR, Run, _select_held_out, build, resolve_threads
+from making import make_model, write_jsonl
 
 
 def test_checkpointing_changes_nothing_but_rounding(recipe: Callable, tmp_path: Path) -> None:
@@ -80,6 +82,56 @@ def test_the_choices_of_an_earlier_start_are_kept(recipe: Callable[..., Recipe])
     assert (again.choices.threads, again.choices.lr, again.choices.micro_batch_tokens) == (3, 0.5, 77)
     assert again.schedule.lr(2) == pytest.approx(50 * first.schedule.lr(2))
     assert again.engine.scorer.fit.fused == first.engine.scorer.fit.fused
+
+
+LABELED = [
+    {"text": f"the {word} sat", "label": label} for word, label in (("cat", "a"), ("dog", "b")) for _ in range(3)
+]
+
+
+@pytest.mark.parametrize("adapter", [None, {"rank": 2}, {"kind": "ia3"}, {"kind": "bottleneck"}])
+def test_a_new_head_learns_at_a_rate_of_its_own(adapter: dict[str, Any] | None, bert: Path, tmp_path: Path) -> None:
+    """Whatever adapter is trained beside it; all else at that of the recipe."""
+
+    def recipe_of(base: Path, **optim: float) -> Recipe:
+        sections = {
+            "model": {"base": str(base), "dtype": "float32"},
+            "data": {"train": str(write_jsonl(tmp_path / "rows.jsonl", LABELED))},
+            "objective": {"kind": "classify"},
+            "optim": {"steps": 2, "examples": 2, "lr": 1e-4, "warmup": 0, "schedule": "constant", **optim},
+        }
+        return Recipe.parse(sections | ({} if adapter is None else {"adapter": adapter}))
+
+    run = build(recipe_of(bert))
+    assert run.choices.head_lr == MAX_HEAD_LR
+    assert build(recipe_of(bert, head_lr=2e-3)).choices.head_lr == 2e-3
+    assert build(recipe_of(bert, lr=0.05)).choices.head_lr == 0.05
+    trained = {name: weight for name, weight in run.engine.scorer.model.named_parameters() if weight.requires_grad}
+    before = {name: weight.detach().clone() for name, weight in trained.items()}
+    (batch,) = micro_batches(run, run.sampler.examples[:2])
+    scores = run.engine.training_scores(run.recipe.objective, batch, 0)
+    run.engine.compute_loss(run.recipe.objective, scores, batch, count_units([batch]), 1)[0].backward()
+    run.engine.update(1e-4, step=1)
+    moved = {name: float((weight.detach() - before[name]).abs().max()) for name, weight in trained.items()}
+    # The first update of AdamW moves a weight by its learning rate.
+    head = {name: value for name, value in moved.items() if "classifier" in name}
+    assert len(head) == 2
+    assert all(value == pytest.approx(MAX_HEAD_LR, rel=1e-2) for value in head.values())
+    assert all(value <= 1.01e-4 for name, value in moved.items() if name not in head)
+
+
+def test_a_head_that_was_trained_has_no_rate_of_its_own(bert: Path, tmp_path: Path) -> None:
+    sections = {
+        "model": {"base": str(bert), "dtype": "float32"},
+        "data": {"train": str(write_jsonl(tmp_path / "rows.jsonl", LABELED))},
+        "objective": {"kind": "classify"},
+        "optim": {"steps": 1, "examples": 2},
+    }
+    list(bottega.train(Recipe.parse(sections), out=tmp_path / "run"))
+    sections["model"] = {"base": str(tmp_path / "run"), "dtype": "float32"}
+    assert build(Recipe.parse(sections)).choices.head_lr is None
+    with pytest.raises(RecipeError, match="no head that starts from random weights"):
+        build(Recipe.parse(sections | {"optim": {"steps": 1, "examples": 2, "head_lr": 1e-3}}))
 
 
 def test_threads_are_those_stored_or_of_the_recipe_or_of_torch(recipe: Callable[..., Recipe]) -> None:

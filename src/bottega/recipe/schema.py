@@ -252,6 +252,12 @@ class Optim(Section):
         "and AdamW the rest.",
     )
     lr: float | None = Field(None, gt=0, description="Peak learning rate; default: by objective and adapter.")
+    head_lr: float | None = Field(
+        None,
+        gt=0,
+        description="Peak learning rate of a head that starts from random weights; default: 8 / its width, at most"
+        " 0.03, at least `lr`.",
+    )
     schedule: Literal["cosine", "linear", "constant", "wsd"] = Field(
         "cosine", description="How the learning rate falls after warmup; wsd: constant, then a linear decay."
     )

@@ -60,6 +60,7 @@ def place_document(run: Run, sums: dict[str, str], cores_of_others: float | None
             "day": run.data.codec.template.day.isoformat(),
             "micro_batch_tokens": run.choices.micro_batch_tokens,
             "lr": run.choices.lr,
+            "head_lr": run.choices.head_lr,
             "steps": run.sampler.steps,
             "labels": run.data.labels,
             "fit": asdict(run.engine.scorer.fit),
@@ -150,6 +151,8 @@ def _model_messages(run: Run) -> Iterator[Message]:
     if run.new_modules and scorer.head.over_vocabulary and scorer.head.may_be_new:
         modules = ", ".join(run.new_modules)
         yield "head", f"the checkpoint has no head over the vocabulary; it starts from random weights: {modules}", {}
+    if run.choices.head_lr is not None:
+        yield "head", f"the new head learns at {run.choices.head_lr:.1e}, all else at {run.choices.lr:.1e}", {}
     quantized = quantized_size(model)
     if quantized.weights:
         before = quantized.weights * run.choices.dtype.itemsize

@@ -23,7 +23,7 @@ from bottega.data.sampler import Sampler, validation_groups
 from bottega.engine.engine import Engine
 from bottega.engine.lr_schedule import Schedule
 from bottega.engine.optimizer import Optimizer, freeze
-from bottega.errors import DataError, ModelError
+from bottega.errors import DataError, ModelError, RecipeError
 from bottega.hardware.device import DeviceMeter, compute_dtype, resolve_device
 from bottega.models import heads
 from bottega.models.activated import find_start
@@ -42,6 +42,11 @@ from bottega.training.reference_cache import ReferenceCache
 from bottega.training.replay import Replay
 from bottega.training.rollout import Rollouts
 
+# The default learning rate of a new head times the width of what it reads, and the highest default. An output moves by
+# as much as all its inputs together, so a wide head needs less (Yang et al. 2022, arXiv 2203.03466); measured in
+# `benchmarks/results/head_lr_2xEPYC_2026-12-01.md`.
+HEAD_LR_TIMES_WIDTH, MAX_HEAD_LR = 8.0, 0.03
+
 # Rows in which the invocation of an adapter is looked for.
 LOOKED_AT = 200
 
@@ -51,6 +56,8 @@ class Choices:
     """Settings resolved when the run started; stored in `place.json`, so that a resume computes the same.
 
     micro_batch_tokens  maximum tokens of a micro-batch; a shared prefix counts once
+    lr                  the peak learning rate
+    head_lr             that of a head which started from random weights; None if there is none
     """
 
     threads: int
@@ -58,6 +65,7 @@ class Choices:
     dtype: torch.dtype
     micro_batch_tokens: int
     lr: float
+    head_lr: float | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +120,7 @@ def build(
     # Before the weights are loaded: a process that runs out of memory may be killed without a message.
     memory_estimate.check_fits(recipe, data.config, dtype.itemsize, device)
     factory = _ModelFactory(recipe, data, dtype, device, _model_section(recipe, dtype, folder))
-    engine, new_modules = _build_engine(recipe, factory, Fit(**stored["fit"]) if stored else None, share)
+    engine, new_modules, head_lr = _build_engine(recipe, factory, stored, share)
     sampler = Sampler(data.train.examples, recipe, data.codec)
     tokens = stored.get("micro_batch_tokens") or recipe.optim.tokens
     tokens = tokens or memory_estimate.micro_batch_tokens(recipe, data.config, dtype.itemsize, device)
@@ -120,7 +128,8 @@ def build(
         # Adapters that begin at their invocation share most of what they compute, and half leaves room for the rest.
         begins_later = recipe.adapter is not None and recipe.adapter.invocation_text is not None
         tokens = max(1, tokens // (2 if begins_later else share.base.count))
-    choices = Choices(resolve_threads(recipe, place), device, dtype, tokens, stored.get("lr") or peak_lr(recipe))
+    lr = stored.get("lr") or peak_lr(recipe)
+    choices = Choices(resolve_threads(recipe, place), device, dtype, tokens, lr, head_lr)
     packed = engine.scorer.fit.packed and (engine.reference is None or engine.reference.fit.packed)
     held_out = _select_held_out(recipe, data)
     objective, optim = recipe.objective, recipe.optim
@@ -152,6 +161,28 @@ def peak_lr(recipe: Recipe) -> float:
         return recipe.lr
     kind = adapters.saved_kind(adapter_folder(adapter.start))
     return recipe.objective.lr[1] * (adapters.load(kind).lr_scale if kind in adapters.kinds() else 1.0)
+
+
+def _head_lr(recipe: Recipe, lr: float, outputs: Sequence[torch.nn.Linear]) -> float | None:
+    """The peak learning rate of output layers that start from random weights; None if there are none."""
+    given = recipe.optim.head_lr
+    if not outputs:
+        if given is not None:
+            what = "the model has no head that starts from random weights"
+            raise RecipeError(what, where="optim.head_lr", fix="leave it out: all weights are trained at optim.lr")
+        return None
+    return given or max(lr, min(MAX_HEAD_LR, HEAD_LR_TIMES_WIDTH / max(layer.in_features for layer in outputs)))
+
+
+def _new_outputs(model: Any, new: Sequence[str]) -> dict[str, torch.nn.Linear]:
+    """The output layers in modules with random weights, by name: no inner layers, and no head over the vocabulary."""
+    inside = tuple(f"{name}." for name in new)
+    return {
+        name: layer
+        for name, layer in model.named_modules()
+        if f"{name}.".startswith(inside) and isinstance(layer, torch.nn.Linear)
+        if layer.out_features not in (layer.in_features, model.config.get_text_config().vocab_size)
+    }
 
 
 def resolve_threads(recipe: Recipe, place: Mapping[str, Any] | None) -> int:
@@ -197,13 +228,14 @@ class _ModelFactory:
 
 
 def _build_engine(
-    recipe: Recipe, factory: _ModelFactory, fit: Fit | None, share: Share | None
-) -> tuple[Engine, list[str]]:
-    """(the engine: model with adapter, optimizer and reference; names of the model's modules with random weights).
+    recipe: Recipe, factory: _ModelFactory, stored: Mapping[str, Any], share: Share | None
+) -> tuple[Engine, list[str], float | None]:
+    """(the engine, names of the model's modules with random weights, the learning rate of a head among these).
 
-    fit  the result of the packing proof in an earlier start of the run
+    stored  the choices of an earlier start of the run
     """
     objective = recipe.objective
+    fit = Fit(**stored["fit"]) if stored else None
 
     def load() -> tuple[Scorer, list[str]]:
         network, new = factory.build()
@@ -215,6 +247,9 @@ def _build_engine(
     reference = _build_reference(factory, scorer.fit) if compared else None
     if recipe.uses_anchor:
         _check_anchor(recipe, scorer, reference)
+    outputs, lr = _new_outputs(model, new), stored.get("lr") or peak_lr(recipe)
+    # A run of an earlier version has none, and goes on as it began.
+    head_lr = stored.get("head_lr") if stored else _head_lr(recipe, lr, list(outputs.values()))
     if recipe.optim.checkpointing:
         _checkpoint_activations(model)
     # Before an adapter wraps the model and its names change. Muon and weight decay leave these weights out.
@@ -239,11 +274,18 @@ def _build_engine(
     freeze(scorer.model, recipe.optim.freeze)
     if recipe.optim.neftune is not None:
         scorer.add_noise(recipe.optim.neftune)
-    lr_factor = {} if recipe.adapter is None else {"lr_factor": recipe.adapter.lr_factor}
-    optimizer = Optimizer(scorer.model, recipe.optim, excluded, native=scorer.fit.native, **lr_factor)
+
+    def lr_factor(name: str) -> float:
+        # PEFT puts more around the name of a module that it trains whole.
+        if head_lr is not None and any(f".{output}." in f".{name}" for output in outputs):
+            return head_lr / lr
+        return 1.0 if recipe.adapter is None else recipe.adapter.lr_factor(name)
+
+    optimizer = Optimizer(scorer.model, recipe.optim, excluded, native=scorer.fit.native, lr_factor=lr_factor)
     offload = recipe.optim.offload and factory.device != "cpu"
     tokenizer = factory.data.tokenizer
-    return Engine(scorer, optimizer, tokenizer, reference=reference, seed=recipe.seed, offload=offload), new
+    engine = Engine(scorer, optimizer, tokenizer, reference=reference, seed=recipe.seed, offload=offload)
+    return engine, new, head_lr
 
 
 def _invocation(adapter: Adapter, data: Dataset) -> list[int]:
