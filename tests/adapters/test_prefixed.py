@@ -70,7 +70,7 @@ def test_peft_computes_the_same_both_ways(model: str, tmp_path: Path) -> None:
     folder, ids = make_model(tmp_path / "base", model), list(range(3, 20))
     scorer = fit_model(base(folder), "language")
     add_adapter(scorer, PrefixTuning(tokens=4), new=(), reference=False)
-    torch.nn.init.normal_(scorer.adapted.embedding.prefix, std=0.7)
+    torch.nn.init.normal_(scorer.adapted.embedding.trained, std=0.7)
     (tmp_path / "one").mkdir()
     scorer.save(tmp_path / "one")
     plain = with_peft(base(folder), tmp_path / "one")
@@ -176,10 +176,10 @@ def test_an_adapter_of_another_shape_is_refused(llama: Path, tmp_path: Path) -> 
     wide = base(make_model(tmp_path / "wide", hidden_size=64))
     (tmp_path / "saved").mkdir()
     PrefixTuning(tokens=3).install(wide, OPTIONS).save(tmp_path / "saved")
-    with pytest.raises(ModelError, match=r"keys and values of shape \(3, 128\), and this model needs \(3, 64\)"):
+    with pytest.raises(ModelError, match=r"trained tokens of shape \(3, 128\), and this model needs \(3, 64\)"):
         adapters.attach(base(llama), tmp_path / "saved")
     save_file({"other": torch.ones(1)}, tmp_path / "saved" / "adapter_model.safetensors")
-    with pytest.raises(ModelError, match="the adapter has no keys and values"):
+    with pytest.raises(ModelError, match="the adapter has no trained tokens"):
         adapters.attach(base(llama), tmp_path / "saved")
     assert load_file(tmp_path / "saved" / "adapter_model.safetensors")
 

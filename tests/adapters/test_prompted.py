@@ -46,13 +46,13 @@ def logits(model: LanguageModel, ids: list[int]) -> torch.Tensor:
     """[n, V] by the network alone, whole, with embeddings put together by hand."""
     network = model.scorer.network
     embedding = network.get_input_embeddings()
-    embedded = torch.cat([embedding.prompt, embedding.base_layer(torch.tensor(ids))])
+    embedded = torch.cat([embedding.trained, embedding.original(torch.tensor(ids))])
     before = network.config._attn_implementation
     network.set_attn_implementation("eager")
     try:
         with torch.no_grad():
             out: torch.Tensor = network(inputs_embeds=embedded[None], use_cache=False).logits[
-                0, len(embedding.prompt) :
+                0, len(embedding.trained) :
             ]
     finally:
         network.set_attn_implementation(before)
@@ -63,11 +63,11 @@ def test_an_embedding_beyond_the_vocabulary() -> None:
     words = nn.Embedding(5, 3)
     embedding = PromptedEmbedding(words, 2)
     ids = torch.tensor([[5, 0, 6], [4, 1, 1]])
-    wanted = torch.stack([embedding.prompt[0], words.weight[0], embedding.prompt[1]])
+    wanted = torch.stack([embedding.trained[0], words.weight[0], embedding.trained[1]])
     torch.testing.assert_close(embedding(ids)[0], wanted)
     torch.testing.assert_close(embedding(ids)[1], words(ids[1]))
     assert embedding.weight is words.weight
-    assert any(torch.equal(embedding.prompt[0], word) for word in words.weight), "it starts as a word"
+    assert any(torch.equal(embedding.trained[0], word) for word in words.weight), "it starts as a word"
 
 
 def test_rows_are_scored_behind_it(model: LanguageModel) -> None:

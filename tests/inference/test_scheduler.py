@@ -28,7 +28,6 @@ from bottega.inference.scheduler import (
     TokenScore,
     Update,
 )
-from bottega.models.low_rank import read_updates
 from bottega.models.row_adapters import RowAdapters
 from bottega.sampling import Sampling
 from making import make_model
@@ -140,7 +139,7 @@ def test_rows_of_several_adapters_are_computed_together(tmp_path: Path, thread: 
     shared = load_language_model(base, dtype="float32").writer
     adapters = RowAdapters(shared.network)
     for name, folder in folders.items():
-        adapters.add(name, read_updates(shared.network, folder, name))
+        adapters.add(name, folder)
     scheduler = Scheduler(ContinuousDecoder(shared.network, adapters), thread)
     settings, draw = Sampling(tokens=40), np.random.default_rng(0)
     prompts = [tuple(map(int, draw.integers(5, 290, length))) for length in (90, 5, 17)]

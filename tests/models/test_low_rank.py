@@ -11,7 +11,7 @@ import torch
 import transformers
 
 from bottega.errors import ModelError
-from bottega.models.low_rank import is_low_rank, read_updates
+from bottega.models.low_rank import read_updates
 from making import tiny_config
 
 
@@ -38,7 +38,6 @@ def save_adapter(network: Any, folder: Path, **settings: Any) -> Path:
 def test_an_update_is_what_the_adapter_adds(kind: str, tmp_path: Path) -> None:
     network = network_of(kind)
     folder = save_adapter(network, tmp_path / "a", rank_pattern={"c_proj" if kind == "gpt2" else "o_proj": 2})
-    assert is_low_rank(folder)
     before = {name: type(module) for name, module in network.named_modules()}
     updates = read_updates(network, folder, "a")
     assert {name: type(module) for name, module in network.named_modules()} == before
@@ -61,6 +60,5 @@ def test_an_update_is_what_the_adapter_adds(kind: str, tmp_path: Path) -> None:
 def test_other_adapters_are_refused(settings: dict[str, Any], words: str, tmp_path: Path) -> None:
     network = network_of("llama")
     folder = save_adapter(network, tmp_path / "a", **settings)
-    assert not is_low_rank(folder)
     with pytest.raises(ModelError, match=words):
         read_updates(network, folder, "a")

@@ -9,6 +9,7 @@ Loads without torch, for a recipe names an adapter.
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +20,6 @@ from bottega.adapters._base import (
     CONFIG,
     KEYS_AND_VALUES,
     WEIGHT_FILES,
-    WEIGHTS,
     Adapter,
     InstallOptions,
     LinearLayer,
@@ -27,7 +27,6 @@ from bottega.adapters._base import (
     WeightReader,
     Whole,
 )
-from bottega.adapters._peft import START
 from bottega.errors import ModelError
 from bottega.suggestions import suggest_name
 
@@ -36,6 +35,11 @@ if TYPE_CHECKING:
 
     from bottega.adapters._adapted import AdaptedInPlace as AdaptedInPlace
     from bottega.adapters._adapted import AdaptedModel as AdaptedModel
+    from bottega.adapters._adapted import NotForRows as NotForRows
+    from bottega.adapters._adapted import RowParts as RowParts
+    from bottega.adapters._prefixed import TrainedKeys as TrainedKeys
+    from bottega.adapters._prefixed import use_trained_keys as use_trained_keys
+    from bottega.adapters._trained_tokens import StandIn as StandIn
 
 __all__ = [
     "CONFIG",
@@ -47,28 +51,38 @@ __all__ = [
     "Adapter",
     "InstallOptions",
     "LinearLayer",
+    "NotForRows",
+    "RowParts",
     "SavedAdapter",
+    "StandIn",
     "Start",
+    "TrainedKeys",
     "WeightReader",
     "Whole",
     "attach",
     "build",
-    "has_start",
     "is_adapter_folder",
     "kinds",
     "load",
     "read_saved",
     "saved_kind",
+    "use_trained_keys",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    """The classes of a model with an adapter, imported when they are used: they need torch."""
-    if name not in ("AdaptedInPlace", "AdaptedModel"):
+    """What needs torch, imported when it is used."""
+    if name not in WITH_TORCH:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from bottega.adapters import _adapted
+    return getattr(importlib.import_module(f"{__name__}.{WITH_TORCH[name]}"), name)
 
-    return getattr(_adapted, name)
+
+# Where what needs torch is defined.
+WITH_TORCH = {
+    **dict.fromkeys(("AdaptedInPlace", "AdaptedModel", "NotForRows", "RowParts"), "_adapted"),
+    **dict.fromkeys(("TrainedKeys", "use_trained_keys"), "_prefixed"),
+    "StandIn": "_trained_tokens",
+}
 
 
 # PEFT's types of the kinds that are here.
@@ -119,11 +133,6 @@ def saved_kind(folder: Path) -> str:
 def is_adapter_folder(folder: Path) -> bool:
     """Whether an adapter was saved in the folder."""
     return (folder / CONFIG).exists()
-
-
-def has_start(folder: Path) -> bool:
-    """Whether the adapter saved in a folder has a frozen start beside it: what its base lacks, or what it began at."""
-    return (folder / START / WEIGHTS).is_file()
 
 
 def read_saved(folder: Path) -> SavedAdapter:

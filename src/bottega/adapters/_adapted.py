@@ -4,18 +4,36 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from bottega.adapters._base import CONFIG, WEIGHTS, Adapter, InstallOptions
 from bottega.batch import Batch
 from bottega.errors import ModelError
+
+
+class RowParts(NamedTuple):
+    """What an adapter computes with, where only some of the tokens that are computed together use it.
+
+    layers           by the name of a linear layer, what computes such tokens in its place; its own base is that layer
+    embeddings       [n, H] of trained tokens that stand before a text
+    keys_and_values  [n, 2 · L, g, D] of such tokens, in each layer: see `_prefixed`
+    """
+
+    layers: Mapping[str, nn.Module] = {}
+    embeddings: Tensor | None = None
+    keys_and_values: Tensor | None = None
+
+    @property
+    def tokens(self) -> int:
+        """How many trained tokens stand before a text."""
+        return sum(len(trained) for trained in (self.embeddings, self.keys_and_values) if trained is not None)
 
 
 class AdaptedModel(ABC):
@@ -59,6 +77,13 @@ class AdaptedModel(ABC):
             where="adapter.kind",
             fix="use the base with the adapter beside it",
         )
+
+    def take_off(self) -> RowParts:
+        """Take the adapter off the network, to be used for some tokens only.
+
+        Raises a ModelError if it changes anything but linear layers, or tokens before a text.
+        """
+        raise not_for_rows("it is of a kind that is computed for all tokens")
 
     @property
     def invocation(self) -> tuple[int, ...]:
@@ -161,6 +186,15 @@ class AdaptedInPlace(AdaptedModel):
         for name, value in saved.items():
             own[name].copy_(value)
             own[name].requires_grad_(trainable)
+
+
+class NotForRows(ModelError):
+    """An adapter that cannot be used for some only of the tokens that are computed together."""
+
+
+def not_for_rows(why: str) -> NotForRows:
+    """The error for an adapter that cannot share its base, and why."""
+    return NotForRows(f"the adapter cannot share its base: {why}", where="the adapter", fix="load it by itself")
 
 
 def _weights_of(model: nn.Module, names: Sequence[str]) -> frozenset[str]:

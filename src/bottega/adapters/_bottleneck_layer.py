@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bottega.adapters._adapted import AdaptedInPlace
+from bottega.adapters._adapted import AdaptedInPlace, RowParts
 from bottega.adapters._base import InstallOptions
 from bottega.errors import ModelError
 
@@ -54,6 +54,13 @@ class BottleneckLayer(nn.Module):
 
 class AdaptedByBottlenecks(AdaptedInPlace):
     """A model of which some layers have a bottleneck behind them."""
+
+    def take_off(self) -> RowParts:
+        layers = {name: layer for name, layer in self.model.named_modules() if isinstance(layer, BottleneckLayer)}
+        for name, layer in layers.items():
+            parent, _, attribute = name.rpartition(".")
+            setattr(self.model.get_submodule(parent), attribute, layer.base_layer)
+        return RowParts(layers)
 
     def switch(self, on: bool) -> None:
         for module in self.model.modules():

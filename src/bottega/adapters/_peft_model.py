@@ -12,22 +12,23 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft import PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.integrations import dequantize_module_weight
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 from transformers.pytorch_utils import Conv1D
 
-from bottega.adapters import has_start
-from bottega.adapters._adapted import AdaptedModel
+from bottega.adapters._adapted import AdaptedModel, RowParts, not_for_rows
 from bottega.adapters._base import (
     CONFIG,
     HEADS,
     WEIGHT_FILES,
+    WEIGHTS,
     InstallOptions,
     LinearLayer,
     ends_with,
@@ -50,6 +51,43 @@ FUSED_EXPERTS = "ParamWrapper"
 # Where the name of a layer ends, and that of a weight of its adapter begins.
 # VeRA's random matrices are those of the model, which every layer only refers to.
 TRAINED = re.compile(r"\.(?:lora_|ia3_l|vera_lambda)")
+
+
+class ScaledLowRank(nn.Module):
+    """f · (y - bias) + bias + b · a · x of a layer y = W x + bias: DoRA where its weights do not change.
+
+    factor  [out] f
+    a       [r, in]
+    b       [out, r]
+    """
+
+    def __init__(self, base: nn.Module, factor: Tensor, a: Tensor, b: Tensor) -> None:
+        super().__init__()
+        self.base, self.factor, self.a, self.b = base, factor, a, b
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.base(x)
+        bias = cast("Tensor | None", self.base.bias)
+        scaled = y * self.factor if bias is None else torch.addcmul(bias, y - bias, self.factor)
+        return scaled + x @ self.a.T @ self.b.T
+
+
+def _is_row_layer(layer: BaseTunerLayer) -> bool:
+    """Whether a layer with an adapter is a linear one, which computes each token by itself."""
+    return isinstance(layer.get_base_layer(), (nn.Linear, Conv1D))
+
+
+@torch.no_grad()
+def _with_fixed_norms(base: nn.Module, layer: Any) -> nn.Module:
+    """The layer of an adapter; one with DoRA as what computes the same without the norm of its weight at each call."""
+    name, *others = layer.active_adapters
+    if others or name not in getattr(layer, "lora_magnitude_vector", {}):
+        return cast(nn.Module, layer)
+    dora, scale = layer.lora_magnitude_vector[name], layer.scaling[name]
+    a, b = layer.lora_A[name].weight, layer.lora_B[name].weight
+    norm = cast(Any, dora).get_weight_norm(dequantize_module_weight(base).to(a.dtype), b @ a, scale)
+    factor = dora.weight / norm
+    return ScaledLowRank(base, factor, a, b * factor[:, None] * scale)
 
 
 class PeftAdaptedModel(AdaptedModel):
@@ -106,6 +144,19 @@ class PeftAdaptedModel(AdaptedModel):
             )
         merged: nn.Module = self.model.merge_and_unload()
         return merged
+
+    def take_off(self) -> RowParts:
+        network, head = self.network, self.network.get_output_embeddings()
+        layers: dict[str, Any] = {
+            name: layer for name, layer in network.named_modules() if isinstance(layer, BaseTunerLayer)
+        }
+        others = [name for name, layer in layers.items() if not _is_row_layer(layer) or layer is head]
+        _remove_adapters(network)  # PEFT's own way cannot put back what keeps its weight packed
+        if others or not layers:
+            what = f"it changes {others[0]}" if others else "it changes nothing"
+            raise not_for_rows(f"{what}, and not only linear layers before the head")
+        found = {name: _with_fixed_norms(network.get_submodule(name), layer) for name, layer in layers.items()}
+        return RowParts(found)
 
     @property
     def invocation(self) -> tuple[int, ...]:
@@ -185,12 +236,13 @@ def _install(model: Any, adapter: PeftAdapter, shared: dict[str, Any], whole: Se
 
 def attach_peft(model: nn.Module, folder: Path, *, trainable: bool, reference: bool) -> PeftAdaptedModel:
     """The model with an adapter of any kind of PEFT's that changes modules; see `adapters.attach`."""
-    if has_start(folder) and not is_quantized(model):
+    has_start = (folder / START / WEIGHTS).is_file()
+    if has_start and not is_quantized(model):
         # It makes up for what the weights lost when they were quantized, and these have not lost it.
         with tempfile.TemporaryDirectory() as changed:
             subtract_start(folder, Path(changed))
             return _attach(model, Path(changed), folder, trainable=trainable, reference=reference)
-    if has_start(folder):
+    if has_start:
         check_form(model, folder)
     return _attach(model, folder, folder, trainable=trainable, reference=reference)
 
@@ -210,7 +262,7 @@ def _attach(model: nn.Module, folder: Path, named: Path, *, trainable: bool, ref
             )
             if reference:
                 adapted.load_adapter(str(folder), REFERENCE, is_trainable=False, autocast_adapter_dtype=False)
-            if has_start(folder):
+            if (folder / START / WEIGHTS).is_file():
                 adapted.load_adapter(str(folder / START), START, is_trainable=False, autocast_adapter_dtype=False)
     except (ValueError, RuntimeError, KeyError) as error:
         what = f"the adapter does not fit this model: {str(error).splitlines()[0]}"

@@ -1,152 +1,132 @@
-"""A model with trained keys and values before every text, as ids beyond its vocabulary.
+"""A model with trained keys and values before every text.
 
-Whatever computes the model puts these ids before its tokens (`AdaptedModel.prefix`), so that rows share them as they
-share any prefix. In each layer the attention takes the trained keys and values in place of those computed for these
-ids (`KEYS_AND_VALUES`), after the rotation. Saved in PEFT's format.
+In each layer the attention takes them in place of those computed for the ids of trained tokens (`KEYS_AND_VALUES`),
+after the rotation.
 
 Legend: n trained tokens, L layers, g key/value heads, D head width, T tokens of a flat sequence.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from bottega.adapters._adapted import AdaptedInPlace
-from bottega.adapters._base import KEYS_AND_VALUES, WEIGHTS, InstallOptions
+from bottega.adapters._adapted import RowParts
+from bottega.adapters._base import KEYS_AND_VALUES, InstallOptions
+from bottega.adapters._trained_tokens import AdaptedByTokens, TokenEmbedding
 from bottega.errors import ModelError
 
 if TYPE_CHECKING:
+    from peft import PeftConfig
+
     from bottega.adapters.prefix import PrefixTuning
 
-# PEFT's name of the keys and values.
-SAVED = "prompt_embeddings"
 
+class TrainedKeys(NamedTuple):
+    """Where trained tokens stand in what is computed next.
 
-class PrefixedEmbedding(nn.Module):
-    """An embedding of V tokens that notes where the ids from V on stand in what is computed next.
-
-    prefix   [n, 2 · L · g · D] as PEFT lays it out: of each token the keys and values of layer 0, those of layer 1 …
-    form     (2 · L, g, D)
-    places   where trained tokens stand in the flat sequence; None if there are none
-    numbers  which of the n each of them is
-
-    Everything else that is asked of it, such as `weight`, is that of the embedding it stands for.
+    places   [P] in the flat sequence
+    numbers  [P] which of the n each is
+    trained  [n, 2 · L, g, D] of each token the keys of layer 0, its values, the keys of layer 1 …
     """
 
-    def __init__(self, base_layer: nn.Embedding, prefix: Tensor) -> None:
-        super().__init__()
-        self.base_layer = base_layer
-        self.form = prefix.shape[1:]
-        self.prefix = nn.Parameter(prefix.flatten(1).clone())
-        self.places: Tensor | None = None
-        self.numbers: Tensor | None = None
+    places: Tensor
+    numbers: Tensor
+    trained: Tensor
 
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            return getattr(super().__getattr__("base_layer"), name)
+
+class PrefixedEmbedding(TokenEmbedding):
+    """An embedding of V tokens that notes where the ids from V on stand in what is computed next.
+
+    trained  [n, 2 · L · g · D] as PEFT lays it out: of each token the keys and values of layer 0, those of layer 1 …
+    form     (2 · L, g, D)
+    used     the trained tokens of what is computed next
+    """
+
+    def __init__(self, original: nn.Module, prefix: Tensor) -> None:
+        super().__init__(original, prefix.flatten(1))
+        self.form = prefix.shape[1:]
+        self.used: tuple[TrainedKeys, ...] = ()
 
     def forward(self, ids: Tensor) -> Tensor:
         """[…] → […, H]; a trained token gets the embedding of token 0, which nothing is computed from."""
         size = len(self.weight)
         is_trained = ids >= size
         places = is_trained.flatten().nonzero()[:, 0]
-        self.places = places if len(places) else None
-        self.numbers = ids.flatten()[places] - size
-        embedded: Tensor = self.base_layer(ids.masked_fill(is_trained, 0))
+        keys = TrainedKeys(places, ids.flatten()[places] - size, self.trained.view(-1, *self.form))
+        self.used = (keys,) if len(places) else ()
+        embedded: Tensor = self.original(ids.masked_fill(is_trained, 0))
         return embedded
 
 
 class KeysAndValues:
     """The trained keys and values of one layer, which its attention asks for."""
 
-    def __init__(self, embedding: PrefixedEmbedding, layer: int) -> None:
-        self.embedding, self.layer = embedding, layer
+    def __init__(self, used: Callable[[], Sequence[TrainedKeys]], layer: int) -> None:
+        self.used, self.layer = used, layer
 
     @property
     def is_used(self) -> bool:
         """Whether trained tokens are among those of this forward."""
-        return self.embedding.places is not None
+        return bool(self.used())
 
     def replace(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """[1, g, T, D] each, with the trained ones where the forward has trained tokens."""
-        own = self.embedding
-        if own.places is None:
-            return key, value
-        if key.shape[1:2] + key.shape[3:] != own.form[1:] or key.shape != value.shape:
-            raise ModelError("its layers have keys of several shapes", where="adapter.kind", fix="take another kind")
-        trained = own.prefix.view(-1, *own.form)[own.numbers][:, 2 * self.layer : 2 * self.layer + 2]  # [P, 2, g, D]
-        keys, values = (part.transpose(0, 1)[None].to(key.dtype) for part in trained.unbind(1))
-        return key.index_copy(2, own.places, keys), value.index_copy(2, own.places, values)
+        for places, numbers, trained in self.used():
+            if key.shape[1:2] + key.shape[3:] != trained.shape[2:] or key.shape != value.shape:
+                raise ModelError(
+                    "its layers have keys of several shapes", where="adapter.kind", fix="take another kind"
+                )
+            own = trained[numbers][:, 2 * self.layer : 2 * self.layer + 2]  # [P, 2, g, D]
+            keys, values = (part.transpose(0, 1)[None].to(key.dtype) for part in own.unbind(1))
+            key, value = key.index_copy(2, places, keys), value.index_copy(2, places, values)
+        return key, value
 
 
-class AdaptedByPrefix(AdaptedInPlace):
+def use_trained_keys(model: nn.Module, used: Callable[[], Sequence[TrainedKeys]]) -> int:
+    """Let the attention of each layer take the trained keys and values that `used` names; returns how many layers."""
+    attentions = [module for module in model.modules() if _is_attention(module)]
+    for module in attentions:
+        setattr(module, KEYS_AND_VALUES, KeysAndValues(used, int(module.layer_idx)))  # type: ignore[arg-type]
+    return len(attentions)
+
+
+class AdaptedByPrefix(AdaptedByTokens):
     """A model whose texts begin with trained keys and values."""
 
-    library = "peft"
     needs_packing = True
+    embedding: PrefixedEmbedding
 
-    def __init__(self, model: nn.Module, adapter: PrefixTuning, trained: str, options: InstallOptions) -> None:
-        super().__init__(model, adapter, [trained], options)
-        self.embedding: PrefixedEmbedding = model.get_input_embeddings()  # type: ignore[operator]
-        self.prefix = self._ids = tuple(range(len(self.embedding.weight), len(self.embedding.weight) + adapter.tokens))
-
-    def switch(self, on: bool) -> None:
-        self.prefix = self._ids if on else ()
-
-    def save(self, folder: Path) -> None:
+    def peft_config(self, **shared: Any) -> PeftConfig:
         from peft import PrefixTuningConfig
 
-        weights, (parts, heads, width) = self.embedding.prefix.detach().cpu().contiguous(), self.embedding.form
-        save_file({SAVED: weights}, folder / WEIGHTS, metadata={"format": "pt"})
-        PrefixTuningConfig(
-            base_model_name_or_path=self.network.config.name_or_path,
-            task_type="CAUSAL_LM",
-            num_virtual_tokens=len(weights),
+        parts, heads, width = self.embedding.form
+        return PrefixTuningConfig(
             token_dim=heads * width,
-            num_transformer_submodules=1,
             num_attention_heads=heads,
             num_layers=parts // 2,
             encoder_hidden_size=heads * width,
-            inference_mode=True,
-        ).save_pretrained(str(folder))
+            **shared,
+        )
 
-    @torch.no_grad()
-    def load(self, folder: Path, trainable: bool) -> None:
-        saved = load_file(folder / WEIGHTS).get(SAVED)
-        own = self.embedding.prefix
-        if saved is None or saved.shape != own.shape:
-            found = "no keys and values" if saved is None else f"keys and values of shape {tuple(saved.shape)}"
-            raise ModelError(
-                f"the adapter has {found}, and this model needs {tuple(own.shape)}",
-                where=str(folder),
-                fix="name the base it was trained on as model.base",
-            )
-        own.copy_(saved)
-        own.requires_grad_(trainable)
+    def take_off(self) -> RowParts:
+        self.model.set_input_embeddings(self.embedding.original)
+        use_trained_keys(self.model, tuple)
+        return RowParts(keys_and_values=self.embedding.trained.detach().view(-1, *self.embedding.form))
 
 
 def install_prefix(model: Any, adapter: PrefixTuning, options: InstallOptions) -> AdaptedByPrefix:
     """Put trained keys and values before the texts of a model; see `Adapter.install`."""
-    embedding = model.get_input_embeddings()
-    name = next(name for name, module in model.named_modules() if module is embedding)
-    start = _keys_and_values(model, torch.randint(len(embedding.weight), (adapter.tokens,)))
-    attentions = [module for module in model.modules() if _is_attention(module)]
-    if 2 * len(attentions) != start.shape[1]:
-        raise _not_for(model, f"it has {len(attentions)} attention layers, and {start.shape[1] // 2} keep keys")
-    prefixed = PrefixedEmbedding(embedding, start)
-    model.set_input_embeddings(prefixed)
-    for module in attentions:
-        setattr(module, KEYS_AND_VALUES, KeysAndValues(prefixed, module.layer_idx))
-    return AdaptedByPrefix(model, adapter, f"{name}.prefix", options)
+    words = model.get_input_embeddings()
+    embedding = PrefixedEmbedding(words, _keys_and_values(model, torch.randint(len(words.weight), (adapter.tokens,))))
+    layers = use_trained_keys(model, lambda: embedding.used)
+    if 2 * layers != embedding.form[0]:
+        raise _not_for(model, f"it has {layers} attention layers, and {embedding.form[0] // 2} keep keys")
+    return AdaptedByPrefix(model, adapter, embedding, options)
 
 
 def _is_attention(module: nn.Module) -> bool:

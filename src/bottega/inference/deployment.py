@@ -19,6 +19,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+from bottega.adapters import NotForRows
 from bottega.errors import BottegaError, ModelError
 from bottega.inference.compute_thread import ComputeThread
 from bottega.inference.continuous_decoder import MAX_TOKENS, ContinuousDecoder
@@ -39,7 +40,7 @@ from bottega.inference.scheduler import (
     Update,
 )
 from bottega.inference.token_constraints import Constraint, with_checkpoint_settings
-from bottega.models.low_rank import is_low_rank, read_updates, saved_invocation
+from bottega.models.adapted import can_share_base
 from bottega.models.row_adapters import RowAdapters
 from bottega.models.scorer_setup import load_scorer
 from bottega.models.source import locate
@@ -327,7 +328,12 @@ class Deployment:
         assert loaded.scheduler is not None
         # A new key each time: what the prefix cache has of an adapter that had this name before is not found again.
         key = f"{name}#{next(self._keys)}"
-        model = loaded.model if adapter is None else self._put_adapter_on(loaded, key, source, adapter)
+        try:
+            model = loaded.model if adapter is None else self._put_adapter_on(loaded, key, source, adapter)
+        except NotForRows:
+            loaded, adapter = self._open(_Place(source), lambda: self._load_base(_Place(source))), None
+            model = loaded.model
+        assert loaded.scheduler is not None
         served = ServedLanguageModel(name, model, loaded.scheduler, None if adapter is None else key)
         with self._lock:
             if self._sources.get(name) == source:
@@ -361,16 +367,16 @@ class Deployment:
     def _put_adapter_on(self, loaded: _Loaded, key: str, source: str, adapter: Path) -> LanguageModel:
         """The model of an adapter, on the network of its base."""
         base: LanguageModel = loaded.model
-        opened = OpenedModel(base.scorer, load_tokenizer(locate(source).tokenizer))
-        model = LanguageModel(source, dtype=self.settings.dtype, opened=opened)
+        prefix: tuple[int, ...] = ()
         if loaded.adapters is None:
             assert loaded.scheduler is not None
             assert isinstance(loaded.scheduler.decoder, SerialDecoder)
             loaded.scheduler.decoder.adapters[key] = adapter
         else:
-            updates = read_updates(base.scorer.network, adapter, source)
-            loaded.adapters.add(key, updates, saved_invocation(adapter))
-        return model
+            loaded.adapters.add(key, adapter)
+            prefix = loaded.adapters.prefix(key)
+        opened = OpenedModel(base.scorer, load_tokenizer(locate(source).tokenizer), prefix)
+        return LanguageModel(source, dtype=self.settings.dtype, opened=opened)
 
     def _open(self, place: _Place, load: Callable[[], _Loaded]) -> _Loaded:
         """What is in memory, or else loaded now; of too many, those that were not used for longest go."""
@@ -415,6 +421,6 @@ def _base_and_adapter(source: str) -> tuple[_Place, Path | None]:
     if found.export is not None:
         return (_Place(str(found.exported_model)), found.folder) if found.export.base else (_Place(source), None)
     located = locate(source)
-    if located.adapter is None or not is_low_rank(located.adapter, located.quantize):
+    if located.adapter is None or not can_share_base(located.adapter):
         return _Place(source), None
     return _Place(located.base, located.quantize), located.adapter

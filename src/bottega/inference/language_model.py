@@ -74,7 +74,7 @@ class LanguageModel:
             packed=self.scorer.fit.packed,
             config=config,
             reset_row_state=self.scorer.reset_row_state,
-            prefix=self.scorer.prefix,
+            prefix=opened.prefix,
             mark=self.scorer.mark_prompt,
         )
 

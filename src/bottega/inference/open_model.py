@@ -29,16 +29,24 @@ UNLIMITED = 1 << 30
 
 
 class OpenedModel(NamedTuple):
-    """A model ready to score, and its tokenizer."""
+    """A model ready to score, and its tokenizer.
+
+    own_prefix  the ids of the trained tokens of an adapter, on a base that the scorer computes without it
+    """
 
     scorer: Scorer
     tokenizer: Any
+    own_prefix: tuple[int, ...] = ()
+
+    def prefix(self) -> tuple[int, ...]:
+        """Token ids that stand before every text."""
+        return self.own_prefix or self.scorer.prefix()
 
     @property
     def limit(self) -> int | None:
         """The number of positions the model has for texts; None if unlimited."""
         limit = position_limit(self.scorer.network.config)
-        return None if limit is None else limit - len(self.scorer.prefix())
+        return None if limit is None else limit - len(self.prefix())
 
     def codec(self, max_length: int | None = None, too_long: TooLong = "error", labels: Iterable[str] = ()) -> Codec:
         """The codec of its inputs; see `make_codec`."""

@@ -22,7 +22,6 @@ from torch import Tensor, nn
 from bottega.adapters import AdaptedModel
 from bottega.batch import Batch, Ints, Row
 from bottega.errors import ModelError
-from bottega.models.low_rank import read_updates
 from bottega.models.one_of_several import OneOfSeveral
 from bottega.models.row_adapters import RowAdapters, find_invocation
 from bottega.models.scorer import Scorer
@@ -97,7 +96,7 @@ class Activated(OneOfSeveral):
     def keep_reference(self, folder: Path) -> None:
         """Let a frozen copy of the adapter saved in a folder be used where this one is disabled."""
         self.reference = f"{self.name}: reference"
-        self.rows.add(self.reference, read_updates(self.network, folder, str(folder)))
+        self.rows.add(self.reference, folder)
 
     @property
     def invocation(self) -> tuple[int, ...]:

@@ -17,8 +17,14 @@ from bottega.models.native.packed_linear import left_out_of_state
 from bottega.models.safe_folder import check_weights
 from bottega.models.source import quietly
 
+# Ends of the names of weights of adapters, but of those on embeddings, and of modules that are trained whole.
+FOR_ROWS = (
+    *(".lora_A.weight", ".lora_B.weight", ".lora_magnitude_vector", ".ia3_l", ".vera_lambda_b", ".vera_lambda_d"),
+    *("vera_A", "vera_B", ".down.weight", ".down.bias", ".up.weight", ".up.bias", "prompt_embeddings"),
+)
+
 if TYPE_CHECKING:
-    from bottega.adapters import AdaptedModel
+    from bottega.adapters import AdaptedModel, RowParts
 
 
 def attach_saved(model: nn.Module, folder: Path, *, trainable: bool = False, reference: bool = False) -> AdaptedModel:
@@ -26,6 +32,30 @@ def attach_saved(model: nn.Module, folder: Path, *, trainable: bool = False, ref
     check_weights(str(folder))
     with quietly(str(folder), "the adapter"), left_out_of_state():
         return adapters.attach(model, folder, trainable=trainable, reference=reference)
+
+
+def can_share_base(folder: Path) -> bool:
+    """Whether a saved adapter is of a kind that some tokens of a forward may use, and has nothing else."""
+    kind = adapters.saved_kind(folder)
+    is_for_rows = kind in adapters.kinds() and adapters.load(kind).for_rows
+    return is_for_rows and all(name.endswith(FOR_ROWS) for name in weight_names(folder))
+
+
+def read_parts(network: nn.Module, folder: Path) -> RowParts:
+    """What a saved adapter computes with; the network is left as it was.
+
+    Raises `NotForRows` where it changes more than linear layers and tokens before a text; first see `can_share_base`.
+    """
+    before = {name: dict(module.named_children()) for name, module in network.named_modules()}
+    try:
+        return attach_saved(network, folder).take_off()
+    except BaseException:
+        # Of an adapter that does not fit, some layers may be there already, and others use the network.
+        for name, children in before.items():
+            modules = network.get_submodule(name)._modules
+            modules.clear()
+            modules.update(children)
+        raise
 
 
 def merge_saved(model: nn.Module, adapter: Path, dtype: torch.dtype) -> nn.Module:

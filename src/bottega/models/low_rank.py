@@ -14,10 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from bottega.adapters import CONFIG, has_start
+from bottega.adapters import CONFIG
 from bottega.errors import ModelError
 from bottega.models.adapted import attach_saved, weight_names
-from bottega.recipe.schema import Quantize
 
 
 class LowRankUpdate(NamedTuple):
@@ -31,12 +30,6 @@ class LowRankUpdate(NamedTuple):
     a: NDArray[np.float32]
     b: NDArray[np.float32]
     transposed: bool
-
-
-def is_low_rank(folder: Path, quantize: Quantize = "none") -> bool:
-    """Whether an adapter on a base that is kept so holds nothing but low-rank updates."""
-    # A start on a quantized base stays beside it, as an adapter of its own.
-    return _other_weight(folder) is None and (quantize == "none" or not has_start(folder))
 
 
 def saved_invocation(folder: Path) -> tuple[int, ...]:

@@ -1,17 +1,19 @@
-"""Several LoRA adapters on one network, of which every token of a flat sequence uses one or none.
+"""Several adapters on one network, of which every token of a flat sequence uses one or none.
 
-The matrices of all adapters in use are stacked, so a layer has two thin products more however many there are; a gate
-keeps for every token what belongs to its own (as in S-LoRA and Punica, Sheng et al. 2023, arXiv 2311.03285).
+The matrices of all LoRA adapters in use are stacked, so a layer has two thin products more however many there are; a
+gate keeps for every token what belongs to its own (as in S-LoRA and Punica, Sheng et al. 2023, arXiv 2311.03285). A
+layer of another kind computes its own tokens once more; trained tokens have ids of their own.
 
 Legend: T tokens, r the sum of the ranks of the adapters in use, I inputs of a layer, O outputs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import accumulate, count
+from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -19,9 +21,18 @@ import torch
 from torch import Tensor, nn
 
 from bottega.batch import Ints
+from bottega.models.adapted import read_parts
 from bottega.models.arithmetic.plain import PLAIN, Arithmetic
-from bottega.models.kernels.lora_linear import ROW_ADAPTER, LinearTensors, Segment, fused_forward, has_tensors
-from bottega.models.low_rank import LowRankUpdate
+from bottega.models.kernels.lora_linear import (
+    ROW_ADAPTER,
+    LinearTensors,
+    Segment,
+    fused_forward,
+    has_tensors,
+    plain_matrices,
+)
+from bottega.models.low_rank import saved_invocation
+from bottega.models.row_tokens import RowTokens, TokensInUse
 
 # Where an adapter begins whose invocation does not occur: beyond all rows.
 NOWHERE = 1 << 62
@@ -59,32 +70,57 @@ class RowAdapters:
         self._numbers: dict[str, int] = {}
         self._next_number = count(1)
         self._invocations: dict[str, Sequence[int]] = {}
+        self._tokens = RowTokens(network, lambda: self._in_use.state.tokens)
 
-    def add(self, name: str, updates: Mapping[str, LowRankUpdate], invocation: Sequence[int] = ()) -> None:
-        """Put a trained adapter on the network; it changes nothing until a token uses it.
+    def add(self, name: str, folder: Path) -> None:
+        """Put the adapter saved in a folder on the network; it changes nothing until a token uses it.
 
-        invocation  the token ids from whose last occurrence on a row uses it; none: the whole row
+        Raises a ModelError, with the network as it was, if it does not fit, and `NotForRows` if it cannot share a base.
         """
+        try:
+            with self.using(None):
+                parts = read_parts(self.network, folder)
+        finally:
+            self._tokens.put_back()
+        invocation = saved_invocation(folder)
         self._invocations[name] = invocation
         # Not the weight of the layer, which may be kept in 4 bits.
         weight = next(weight for weight in self.network.parameters() if weight.is_floating_point())
-        matrices = {place: [torch.from_numpy(one).to(weight) for one in (it.a, it.b)] for place, it in updates.items()}
-        self.put(name, {place: RowMatrices(a, b) for place, (a, b) in matrices.items()})
+        matrices = dict[str, RowMatrices]()
+        for place, layer in parts.layers.items():
+            found = plain_matrices(layer, begins_later=bool(invocation))
+            if found is None:
+                self._routed(place, PLAIN).layers[name] = layer.requires_grad_(False).eval()
+            else:
+                a, b, scale = found
+                matrices[place] = RowMatrices(a.detach().to(weight), b.detach().to(weight), scale)
+        self._tokens.add(name, parts.embeddings, parts.keys_and_values)
+        self.put(name, matrices)
 
     def put(self, name: str, matrices: Mapping[str, RowMatrices], arithmetic: Arithmetic = PLAIN) -> None:
         """Put an adapter of these matrices, which may be parameters, on the layers of these names."""
         for place, own in matrices.items():
-            layer = self.network.get_submodule(place)
-            routed = getattr(layer, ROW_ADAPTER, None)
-            if routed is None:
-                routed = _LayerAdapters(self._in_use)
-                setattr(layer, ROW_ADAPTER, routed)
-                # A layer of another class, such as GPT-2's with its transposed weight, has no fused forward.
-                layer.forward = fused_forward(layer, arithmetic) if has_tensors(layer) else partial(_forward, layer)
-            routed.matrices[name] = own
+            self._routed(place, arithmetic).matrices[name] = own
         self.names.append(name)
         # Never a second time: what was computed with an adapter that had the name before may still be in a cache.
         self._numbers[name] = next(self._next_number)
+
+    def _routed(self, place: str, arithmetic: Arithmetic) -> _LayerAdapters:
+        """The adapters of the layer of a name."""
+        layer: Any = self.network.get_submodule(place)
+        routed: _LayerAdapters | None = getattr(layer, ROW_ADAPTER, None)
+        if routed is None:
+            # A layer of another class, such as GPT-2's with its transposed weight, has no fused forward.
+            plain = fused_forward(layer, arithmetic) if has_tensors(layer) else partial(_forward, layer)
+            routed = _LayerAdapters(self._in_use, plain)
+            setattr(layer, ROW_ADAPTER, routed)
+            layer.forward = routed.forward
+        return routed
+
+    def prefix(self, name: str) -> tuple[int, ...]:
+        """The ids of an adapter's trained tokens, which stand before its rows."""
+        first = self._numbers[name] * self.vocabulary_size
+        return tuple(range(first, first + self._tokens.count(name)))
 
     @property
     def vocabulary_size(self) -> int:
@@ -99,8 +135,8 @@ class RowAdapters:
 
     def mark(self, name: str | None, ids: Ints, start: int) -> Ints:
         """Token ids, of which those from `start` on say that they use an adapter."""
-        if name is None or start >= len(ids):
-            return ids
+        if name is None or start >= len(ids) or self._tokens.count(name):
+            return ids  # what trained tokens change is seen by the ids of these alone
         marked = ids.copy()
         marked[max(start, 0) :] += self._numbers[name] * self.vocabulary_size
         return marked
@@ -114,15 +150,25 @@ class RowAdapters:
         places = torch.full((max(present) + 1,), -1, device=ids.device)
         for place, name in enumerate(names):
             places[self._numbers[name]] = place
-        self._in_use.set_by_number(tuple(names), places[numbers].to(next(self.network.parameters()).device))
+        device = next(self.network.parameters()).device
+        self._in_use.set_by_number(tuple(names), places[numbers].to(device))
+        tokens = [self._tokens_in_use(name, ids, numbers).to(device) for name in names if self._tokens.count(name)]
+        if tokens:
+            self._in_use.state = self._in_use.state._replace(tokens=tuple(tokens))
         return ids % size
+
+    def _tokens_in_use(self, name: str, ids: Tensor, numbers: Tensor) -> TokensInUse:
+        places = (numbers == self._numbers[name]).nonzero()[:, 0]
+        return TokensInUse(name, places, ids[places] % self.vocabulary_size)
 
     def remove(self, name: str) -> None:
         """Take an adapter off the network."""
         for module in self.network.modules():
             if (routed := getattr(module, ROW_ADAPTER, None)) is not None:
                 routed.matrices.pop(name, None)
+                routed.layers.pop(name, None)
                 routed.stacked = None
+        self._tokens.remove(name)
         self.names.remove(name)
         del self._numbers[name]
         self._invocations.pop(name, None)
@@ -162,6 +208,7 @@ class _Used(NamedTuple):
     rows    [G] the tokens that use an adapter; None if all do
     counts  how many tokens use each, one after another; None if not in turn
     gates   of the owners, by (rank, scale) of each adapter in use
+    tokens  the trained tokens among them
     """
 
     names: tuple[str, ...] = ()
@@ -169,6 +216,13 @@ class _Used(NamedTuple):
     rows: Tensor | None = None
     counts: tuple[int, ...] | None = None
     gates: dict[tuple[tuple[int, float], ...], Tensor | None] = {}  # noqa: RUF012, a new one with each index
+    tokens: tuple[TokensInUse, ...] = ()
+
+    def rows_of(self, name: str) -> Tensor:
+        """[G] the tokens that use one of several adapters in use."""
+        assert self.owner is not None, "adapters in turn have matrices only"
+        own = (self.owner == self.names.index(name)).nonzero()[:, 0]
+        return own if self.rows is None else self.rows[own]
 
 
 class _InUse:
@@ -224,16 +278,46 @@ class _Stacked(NamedTuple):
 
 
 class _LayerAdapters:
-    """The adapters of one layer by name; `stacked` is kept for those in use."""
+    """The adapters of one layer by name; `stacked` is kept for those in use.
 
-    def __init__(self, in_use: _InUse) -> None:
-        self.in_use = in_use
+    plain     computes the layer with the matrices in use
+    matrices  of LoRA
+    layers    of other kinds, each in place of the layer for the tokens that use it
+    """
+
+    def __init__(self, in_use: _InUse, plain: Callable[..., Tensor]) -> None:
+        self.in_use, self.plain = in_use, plain
         self.matrices: dict[str, RowMatrices] = {}
+        self.layers: dict[str, nn.Module] = {}
         self.stacked: _Stacked | None = None
+        self._is_inside = False
 
-    def on(self, base: LinearTensors) -> LinearTensors:
-        """The tensors of the layer with the adapters in use."""
-        names, owner, rows, counts, _ = self.in_use.state
+    def forward(self, x: Tensor, *arguments: Any, **keywords: Any) -> Tensor:
+        """[…, I] → […, O] with the adapters in use."""
+        state = self.in_use.state
+        own = [name for name in state.names if name in self.layers]
+        if not own or self._is_inside:
+            return self.plain(x, *arguments, **keywords)
+        self._is_inside = True
+        try:
+            if state.owner is None:
+                alone: Tensor = self.layers[own[0]](x)
+                return alone
+            y = self.plain(x)
+            flat_x, flat = x.flatten(0, -2), y.flatten(0, -2)
+            self.in_use.state = _Used()
+            for name in own:
+                rows = state.rows_of(name)
+                flat = flat.index_copy(0, rows, self.layers[name](flat_x[rows]))
+            return flat.view_as(y)
+        finally:
+            self.in_use.state, self._is_inside = state, False
+
+    def on(self, base: LinearTensors) -> LinearTensors | None:
+        """The tensors of the layer with the adapters in use; None where they compute anything else."""
+        names, owner, rows, counts, *_ = self.in_use.state
+        if not self._is_inside and any(name in self.layers for name in names):
+            return None
         if not any(name in self.matrices for name in names):
             return base
         if counts is not None:
@@ -273,7 +357,7 @@ def _forward(layer: Any, x: Tensor) -> Tensor:
     """The forward of a layer without a fused one: its own, and the updates added to it."""
     y: Tensor = type(layer).forward(layer, x)
     tensors = getattr(layer, ROW_ADAPTER).on(LinearTensors(None))
-    if tensors.a is None:
+    if tensors is None or tensors.a is None:
         return y
     assert tensors.b is not None, "an adapter has both matrices"
     flat = x.flatten(0, -2)

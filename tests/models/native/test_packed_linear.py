@@ -18,9 +18,8 @@ from bottega.batch import Example, Row
 from bottega.errors import ModelError
 from bottega.models import native
 from bottega.models.kernels.lora_linear import apply_linears, linear_tensors
-from bottega.models.low_rank import LowRankUpdate
 from bottega.models.native.packed_linear import PackedLinear, pack_model
-from bottega.models.row_adapters import RowAdapters
+from bottega.models.row_adapters import RowAdapters, RowMatrices
 from bottega.models.scorer_setup import load_scorer
 from bottega.packing import pack
 from making import make_model
@@ -163,7 +162,7 @@ def test_adapters_of_rows_on_packed_layers() -> None:
     pack_model(model)
     adapters, x = RowAdapters(model), torch.randn(4, 64, dtype=torch.bfloat16)
     a, b = torch.randn(3, 64), torch.randn(96, 3)
-    adapters.add("one", {"body.a": LowRankUpdate(a.numpy(), b.numpy(), transposed=False)})
+    adapters.put("one", {"body.a": RowMatrices(a.bfloat16(), b.bfloat16())})
     adapters.use([None, "one", None, "one"])
     (found,) = apply_linears([linear_tensors(model.body["a"], x)], x)
     exact = plain.double()(x.double())

@@ -94,6 +94,21 @@ def linear_tensors(layer: nn.Module, x: Tensor) -> LinearTensors | None:
     return base._replace(a=joined[0], b=joined[1], scale=scales.pop())
 
 
+def plain_matrices(layer: nn.Module, *, begins_later: bool = False) -> tuple[Tensor, Tensor, float] | None:
+    """A, B and scale of a layer whose only adapter adds scale · (x Aᵀ) Bᵀ in evaluation; None of any other layer.
+
+    begins_later  it does so from its invocation on, which PEFT takes for a variant
+    """
+    adapted = cast(Any, layer)
+    if not matches(layer) or len(adapted.active_adapters) != 1:
+        return None
+    (name,) = adapted.active_adapters
+    adapted.eval()
+    if not begins_later and not _is_plain_lora(adapted, name, adapted.lora_A[name].weight.dtype):
+        return None
+    return adapted.lora_A[name].weight, adapted.lora_B[name].weight, adapted.scaling[name]
+
+
 def _is_plain_lora(layer: Any, name: str, dtype: torch.dtype) -> bool:
     """Whether an adapter of a LoRA layer adds scale · (x Aᵀ) Bᵀ for an x of this dtype, and nothing else."""
     return (
