@@ -28,6 +28,7 @@ from bottega.models.quantization.linear import (
     QuantizedLinear,
     quantize_fp8_rows,
     quantize_model,
+    quantize_nf4,
     quantized_size,
 )
 from bottega.models.quantization.streaming import load_quantized
@@ -45,6 +46,21 @@ KIND = pytest.mark.parametrize("kind", ["nf4", "fp8"])
 def _has_bitsandbytes(request: pytest.FixtureRequest) -> None:
     if "nf4" in request.node.name:
         pytest.importorskip("bitsandbytes")
+
+
+@pytest.mark.parametrize("shape", [(70, 96), (3, 64), (5, 33), (600, 448)])
+def test_nf4_by_pieces_is_nf4_of_the_whole(shape: tuple[int, int]) -> None:
+    bitsandbytes = pytest.importorskip("bitsandbytes")
+    weight = torch.randn(shape, generator=torch.Generator().manual_seed(0)).bfloat16()
+    codes, state = quantize_nf4(weight)
+    wanted, its = bitsandbytes.functional.quantize_4bit(weight, compress_statistics=True, quant_type="nf4")
+    assert torch.equal(codes, wanted)
+    assert torch.equal(state.absmax, its.absmax)
+    assert torch.equal(state.offset, its.offset)
+    assert torch.equal(state.state2.absmax, its.state2.absmax)
+    whole = [bitsandbytes.functional.dequantize_4bit(*one) for one in ((codes, state), (wanted, its))]
+    assert torch.equal(*whole)
+    assert whole[0].shape == weight.shape
 
 
 @KIND

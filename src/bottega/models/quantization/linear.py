@@ -26,6 +26,9 @@ from bottega.models.frozen_linear import FrozenLinear
 # Bytes per weight; None: those of its dtype. NF4: 4 bits, an 8-bit scale per 64 weights, a float32 per 256 scales.
 BYTES_PER_WEIGHT: dict[str, float | None] = {"none": None, "nf4": 0.5 + 1 / 64 + 4 / (64 * 256), "fp8": 1.0}
 
+# Weights that are quantized to NF4 at once: whole blocks.
+NF4_PIECE = 1 << 16
+
 # The largest finite E4M3 number.
 FP8_MAX = 448.0
 
@@ -46,9 +49,8 @@ class Nf4Linear(QuantizedLinear):
 
     def __init__(self, layer: nn.Linear) -> None:
         super().__init__(layer)
-        bitsandbytes = _bitsandbytes()
+        codes, self.state = quantize_nf4(layer.weight.data)
         # Not persistent: checkpoints hold the adapter, or the weights as they were.
-        codes, self.state = bitsandbytes.quantize_4bit(layer.weight.data, compress_statistics=True, quant_type="nf4")
         self.register_buffer("codes", codes, persistent=False)
 
     def whole_weight(self) -> Tensor:
@@ -64,6 +66,21 @@ class Nf4Linear(QuantizedLinear):
         super()._apply(fn, recurse)
         self.state.to(self.codes.device)
         return self
+
+
+def quantize_nf4(weight: Tensor) -> tuple[Tensor, Any]:
+    """(codes, state) of a weight, as bitsandbytes' `quantize_4bit` with `compress_statistics` has them.
+
+    Piece by piece: of a whole weight it needs seven times the memory while it works.
+    """
+    bitsandbytes = _bitsandbytes()
+    pieces = [bitsandbytes.quantize_4bit(piece, quant_type="nf4") for piece in weight.reshape(-1).split(NF4_PIECE)]
+    scales = torch.cat([state.absmax for _, state in pieces])
+    offset = scales.mean()
+    state = pieces[0][1]
+    state.absmax, state.state2 = bitsandbytes.quantize_blockwise(scales - offset, blocksize=256)
+    state.shape, state.offset, state.nested = weight.shape, offset, True
+    return torch.cat([codes for codes, _ in pieces]), state
 
 
 class Fp8Linear(QuantizedLinear):

@@ -11,7 +11,11 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig
 
+from bottega.hardware.memory import return_freed
 from bottega.models.quantization.linear import LINEAR_CLASSES, quantizable_layers
+
+# Weights after which freed memory is given back.
+READ_AT_ONCE = 4
 
 WEIGHTS_FILE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
 
@@ -34,11 +38,14 @@ def load_quantized(auto: Any, folder: Path, config: Any, dtype: torch.dtype, kin
     model.tie_weights()
     quantizable = set(quantizable_layers(model, kind, []))
     missing = dict(model.named_parameters())
-    for key, tensor in read_tensors(files):
+    for number, (key, tensor) in enumerate(read_tensors(files), 1):
         if key not in missing or missing[key].shape != tensor.shape:
             return None
         del missing[key]
         _set_weight(model, key, tensor.to(dtype), kind if key.removesuffix(".weight") in quantizable else None)
+        if number % READ_AT_ONCE == 0:
+            # What is kept lies between what is freed, and the heap would grow to several times as much.
+            return_freed()
     if missing:
         return None
     # Again: the weights tied above were replaced by those read.
