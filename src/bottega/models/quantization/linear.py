@@ -74,7 +74,9 @@ def quantize_nf4(weight: Tensor) -> tuple[Tensor, Any]:
     Piece by piece: of a whole weight it needs seven times the memory while it works.
     """
     bitsandbytes = _bitsandbytes()
-    pieces = [bitsandbytes.quantize_4bit(piece, quant_type="nf4") for piece in weight.reshape(-1).split(NF4_PIECE)]
+    pieces = [
+        bitsandbytes.quantize_4bit(piece, quant_type="nf4") for piece in torch.split(weight.reshape(-1), NF4_PIECE)
+    ]
     scales = torch.cat([state.absmax for _, state in pieces])
     offset = scales.mean()
     state = pieces[0][1]
