@@ -112,6 +112,54 @@ def train_bpe(data: Path, folder: Path) -> list[str]:
     return [f"model.tokenizer={out}"]
 
 
+def write_names(data: Path, folder: Path) -> list[str]:
+    """The names in a message as JSON, by their kinds."""
+    overrides = []
+    for side, file in (("train", "wnut17train.conll"), ("validation", "emerging.dev.conll")):
+        rows = [row for row in map(names_row, read_messages(data / "wnut17" / file)) if row is not None]
+        path = folder / f"names_{side}.jsonl"
+        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+        overrides.append(f"data.{side}={path}")
+    return overrides
+
+
+def read_messages(path: Path) -> list[list[tuple[str, str]]]:
+    """Messages as lists of (word, tag); lines without a word stand between them."""
+    messages: list[list[tuple[str, str]]] = [[]]
+    for line in path.read_text(encoding="utf-8").splitlines():
+        word, _, tag = line.strip().partition("\t")
+        if word and tag:
+            messages[-1].append((word, tag))
+        elif messages[-1]:
+            messages.append([])
+    return messages
+
+
+def names_row(message: list[tuple[str, str]]) -> dict[str, str] | None:
+    """A row for extraction; None for a message without names."""
+    names: dict[str, list[str]] = {}
+    for word, tag in message:
+        place, _, kind = tag.partition("-")
+        if place == "B":
+            names.setdefault(kind, []).append(word)
+        elif place == "I":
+            names[kind][-1] += f" {word}"
+    text = " ".join(word for word, _ in message)
+    return {"prompt": f"{text}\n", "completion": json.dumps(names, ensure_ascii=False)} if names else None
+
+
+def write_stories(data: Path, folder: Path) -> list[str]:
+    """Texts that the model of the recipe writes itself, so that it is not forgotten what it knew."""
+    import bottega as library
+
+    model = library.load_language_model(str(data / "stories260K_hf"))
+    written = model.generate(["Once upon a time"] * 200, library.Sampling(tokens=160, temperature=1.0, seed=1))
+    path = folder / "stories.jsonl"
+    rows = [{"text": f"Once upon a time{answer.text}"} for (answer,) in written]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return [f"guard.replay={path}"]
+
+
 def write_pairs(data: Path, folder: Path) -> list[str]:
     """Pair each message of banking77 with another one of its intent."""
     texts, intents = read_banking(data, "train.csv")
@@ -145,6 +193,8 @@ PREPARATIONS: dict[str, Callable[[Path, Path], list[str]]] = {
     "italian_masked": train_wordpieces,
     "scitldr_summaries": train_bpe,
     "banking_pairs": write_pairs,
+    "wnut_json": write_names,
+    "italian_stories": write_stories,
 }
 
 
@@ -228,6 +278,20 @@ def banking_pairs(events: Events, run: Path, data: Path) -> Outcome:
     return result, "better", low > 0
 
 
+def wnut_json(events: Events, run: Path, data: Path) -> Outcome:
+    estimate = evaluate(run, "--rows", "300", "--answers", "300", "--against", "few-shot")["fields_f1"]
+    result = f"F1 of fields {estimate['run']:.3f}; few-shot {estimate['base']:.3f}"
+    return f"{result}; {loss_drop(events, 0)[0]}", "better", estimate["interval"][0] > 0
+
+
+def italian_stories(events: Events, run: Path, data: Path) -> Outcome:
+    first, *_, last = validations(events)
+    before, after = (event["metrics"]["general_loss"] for event in (first, last))
+    result = f"loss of held-out Italian {first['loss']:.2f} → {last['loss']:.2f}"
+    result += f", of English stories {before:.2f} → {after:.2f}"
+    return result, "≤ 2.50, and ≤ 1 more", last["loss"] <= 2.5 and after - before <= 1
+
+
 def resolved_recipe(run: Path) -> dict[str, Any]:
     document: dict[str, Any] = json.loads((run / "resolved.json").read_text(encoding="utf-8"))
     return document
@@ -263,6 +327,8 @@ CHECKS = {
         italian_masked,
         scitldr_summaries,
         gsm8k_answers,
+        wnut_json,
+        italian_stories,
     )
 }
 
