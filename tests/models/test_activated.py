@@ -7,6 +7,7 @@ import threading
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -318,7 +319,7 @@ def test_a_start_on_a_quantized_base_begins_there_too(run: Path, wide: Path, tmp
     for name in ("one", "two"):
         deployment.add(name, tmp_path / name)
         caller = Caller()
-        deployment.language(name).submit([prompt], settings, lambda _, new, caller=caller: caller(new))  # type: ignore[misc]
+        deployment.language(name).submit([prompt], settings, partial(_tell, caller))
         written[name] = caller.wait()[0].tokens
         alone = load_language_model(str(tmp_path / name), dtype="float32")
         assert written[name] == alone.generate([prompt], settings)[0][0].tokens, name
@@ -326,6 +327,10 @@ def test_a_start_on_a_quantized_base_begins_there_too(run: Path, wide: Path, tmp
         assert written["one"] != untuned.generate([prompt], settings)[0][0].tokens
     assert len(deployment.stats()) == 1
     deployment.close()
+
+
+def _tell(caller: Caller, _: int, updates: list[Update]) -> None:
+    caller(updates)
 
 
 def test_several_need_packed_rows(tmp_path: Path) -> None:
@@ -341,6 +346,6 @@ def test_rows_without_it_are_counted(run: Path, tmp_path: Path) -> None:
     recipe["data"]["train"] = str(write_jsonl(tmp_path / "rows.jsonl", rows))
     recipe["optim"]["steps"] = 1
     events = list(bottega.train(bottega.Recipe.parse(recipe), out=tmp_path / "run"))
-    assert "1 of 9 rows lack the invocation before their answer, and teach nothing" in [
+    assert "1 of 9 rows looked at have no invocation before their answer, and teach nothing" in [
         event.message for event in events if event.type == "noted"
     ]

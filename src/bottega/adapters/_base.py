@@ -104,8 +104,8 @@ class Adapter(BaseModel, ABC):
     title       what people call the method
     lr_scale    its default learning rate, relative to LoRA's for the same objective (`benchmarks/adapters.py`)
     of_the_run  fields that are not the adapter's own: they may be given where one is continued
-    for_rows    it can be taken off its network and used for some tokens only (`AdaptedModel.take_off`), so that several
-                are served on one base
+    row_weights  how the names of its weights end where it may be taken off its network and used for some tokens only
+                 (`AdaptedModel.take_off`), so that several are served on one base; none: never
     """
 
     # Frozen, as every section of a recipe: it is shared and hashed.
@@ -114,7 +114,7 @@ class Adapter(BaseModel, ABC):
     title: ClassVar[str]
     lr_scale: ClassVar[float] = 1.0
     of_the_run: ClassVar[frozenset[str]] = frozenset({"start"})
-    for_rows: ClassVar[bool] = False
+    row_weights: ClassVar[tuple[str, ...]] = ()
 
     kind: str
     if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
@@ -33,8 +33,6 @@ Targets = Annotated[
 
 class PeftAdapter(Adapter):
     """An adapter that PEFT puts on linear layers, on all or on those named."""
-
-    for_rows: ClassVar[bool] = True
 
     if TYPE_CHECKING:
         # Declared by each kind among its own fields: a recipe keeps the order of its keys.

@@ -89,9 +89,9 @@ class KeysAndValues:
 
 def use_trained_keys(model: nn.Module, used: Callable[[], Sequence[TrainedKeys]]) -> int:
     """Let the attention of each layer take the trained keys and values that `used` names; returns how many layers."""
-    attentions = [module for module in model.modules() if _is_attention(module)]
+    attentions: list[Any] = [module for module in model.modules() if _is_attention(module)]
     for module in attentions:
-        setattr(module, KEYS_AND_VALUES, KeysAndValues(used, int(module.layer_idx)))  # type: ignore[arg-type]
+        setattr(module, KEYS_AND_VALUES, KeysAndValues(used, module.layer_idx))
     return len(attentions)
 
 

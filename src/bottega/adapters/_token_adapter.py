@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class TokenAdapter(Adapter):
     """Tokens that no vocabulary has; they start as random words."""
 
-    for_rows: ClassVar[bool] = True
+    row_weights: ClassVar[tuple[str, ...]] = ("prompt_embeddings",)
 
     if TYPE_CHECKING:
         # Declared by each kind after `kind`: a recipe keeps the order of its keys.

@@ -35,7 +35,7 @@ class Bottleneck(Adapter):
     """up(activation(down(y))) is added to the output y of the layer that closes a block; `up` starts at zero."""
 
     title: ClassVar[str] = "bottleneck adapters"
-    for_rows: ClassVar[bool] = True
+    row_weights: ClassVar[tuple[str, ...]] = (".down.weight", ".down.bias", ".up.weight", ".up.bias")
 
     kind: Literal["bottleneck"] = Field("bottleneck", description="Bottleneck adapters (Houlsby et al. 2019).")
     width: int = Field(64, ge=1, description="Width of the bottleneck.")

@@ -30,6 +30,7 @@ class Ia3(PeftAdapter):
     """Keys, values and inner activations are multiplied by trained factors, which start at one."""
 
     title: ClassVar[str] = "IA³"
+    row_weights: ClassVar[tuple[str, ...]] = (".ia3_l",)
     lr_scale: ClassVar[float] = 30.0
 
     kind: Literal["ia3"] = Field("ia3", description="IA³ (Liu et al. 2022).")

@@ -40,6 +40,7 @@ class Lora(PeftAdapter):
     """alpha / rank · B A x is added to each layer's output; A [rank, in] starts random, B [out, rank] at zero."""
 
     title: ClassVar[str] = "LoRA"
+    row_weights: ClassVar[tuple[str, ...]] = (".lora_A.weight", ".lora_B.weight", ".lora_magnitude_vector")
     of_the_run: ClassVar[frozenset[str]] = frozenset({"start", "lr_ratio"})
 
     kind: Literal["lora"] = Field("lora", description="LoRA (Hu et al. 2021).")

@@ -22,6 +22,7 @@ class Vera(PeftAdapter):
     """b · B (d · A x) is added to each layer's output; A and B are random, the vectors d [rank] and b [out] trained."""
 
     title: ClassVar[str] = "VeRA"
+    row_weights: ClassVar[tuple[str, ...]] = (".vera_lambda_b", ".vera_lambda_d", "vera_A", "vera_B")
     lr_scale: ClassVar[float] = 30.0
 
     kind: Literal["vera"] = Field("vera", description="VeRA (Kopiczko et al. 2023).")

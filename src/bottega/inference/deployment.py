@@ -319,22 +319,20 @@ class Deployment:
         with self._lock:
             if name in self._served:  # another request loaded it while this one waited
                 return self._served[name][1]
-        base, adapter = _base_and_adapter(source)
-        loaded = self._open(base, lambda: self._load_base(base))
-        if adapter is not None and loaded.adapters is None and not isinstance(_network(loaded), RuntimeNetwork):
-            # Models that compute one row at a time have an adapter on them or none.
-            base, adapter = _Place(source), None
-            loaded = self._open(base, lambda: self._load_base(base))
+        place, adapter = _base_and_adapter(source)
+        loaded = self._open(place, lambda: self._load_base(place))
+        key, model = None, loaded.model
+        if adapter is not None:
+            try:
+                # A new key each time: what the prefix cache has of one that had this name before is not found again.
+                key = f"{name}#{next(self._keys)}"
+                model = self._put_adapter_on(loaded, key, source, adapter)
+            except NotForRows:
+                key, alone = None, _Place(source)
+                loaded = self._open(alone, lambda: self._load_base(alone))
+                model = loaded.model
         assert loaded.scheduler is not None
-        # A new key each time: what the prefix cache has of an adapter that had this name before is not found again.
-        key = f"{name}#{next(self._keys)}"
-        try:
-            model = loaded.model if adapter is None else self._put_adapter_on(loaded, key, source, adapter)
-        except NotForRows:
-            loaded, adapter = self._open(_Place(source), lambda: self._load_base(_Place(source))), None
-            model = loaded.model
-        assert loaded.scheduler is not None
-        served = ServedLanguageModel(name, model, loaded.scheduler, None if adapter is None else key)
+        served = ServedLanguageModel(name, model, loaded.scheduler, key)
         with self._lock:
             if self._sources.get(name) == source:
                 self._served[name] = loaded, served
@@ -365,16 +363,17 @@ class Deployment:
         return _Loaded(LOADERS[head](source, dtype=self.settings.dtype, device=self.settings.device))
 
     def _put_adapter_on(self, loaded: _Loaded, key: str, source: str, adapter: Path) -> LanguageModel:
-        """The model of an adapter, on the network of its base."""
+        """The model of an adapter, on the network of its base; `NotForRows` if it cannot share that."""
         base: LanguageModel = loaded.model
-        prefix: tuple[int, ...] = ()
-        if loaded.adapters is None:
-            assert loaded.scheduler is not None
-            assert isinstance(loaded.scheduler.decoder, SerialDecoder)
-            loaded.scheduler.decoder.adapters[key] = adapter
-        else:
+        assert loaded.scheduler is not None
+        decoder, prefix = loaded.scheduler.decoder, tuple[int, ...]()
+        if loaded.adapters is not None:
             loaded.adapters.add(key, adapter)
             prefix = loaded.adapters.prefix(key)
+        elif isinstance(decoder, SerialDecoder) and isinstance(base.scorer.network, RuntimeNetwork):
+            decoder.adapters[key] = adapter
+        else:  # a model that computes one row at a time has an adapter on it or none
+            raise NotForRows("the base computes one row at a time", where=source, fix="load it by itself")
         opened = OpenedModel(base.scorer, load_tokenizer(locate(source).tokenizer), prefix)
         return LanguageModel(source, dtype=self.settings.dtype, opened=opened)
 
@@ -400,10 +399,6 @@ class Deployment:
             self._served = {name: pair for name, pair in self._served.items() if pair[0] is not loaded}
         if loaded.scheduler is not None:
             loaded.scheduler.close()
-
-
-def _network(loaded: _Loaded) -> Any:
-    return loaded.model.scorer.network
 
 
 def _base(source: str) -> str:

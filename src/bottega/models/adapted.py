@@ -17,12 +17,6 @@ from bottega.models.native.packed_linear import left_out_of_state
 from bottega.models.safe_folder import check_weights
 from bottega.models.source import quietly
 
-# Ends of the names of weights of adapters, but of those on embeddings, and of modules that are trained whole.
-FOR_ROWS = (
-    *(".lora_A.weight", ".lora_B.weight", ".lora_magnitude_vector", ".ia3_l", ".vera_lambda_b", ".vera_lambda_d"),
-    *("vera_A", "vera_B", ".down.weight", ".down.bias", ".up.weight", ".up.bias", "prompt_embeddings"),
-)
-
 if TYPE_CHECKING:
     from bottega.adapters import AdaptedModel, RowParts
 
@@ -37,8 +31,9 @@ def attach_saved(model: nn.Module, folder: Path, *, trainable: bool = False, ref
 def can_share_base(folder: Path) -> bool:
     """Whether a saved adapter is of a kind that some tokens of a forward may use, and has nothing else."""
     kind = adapters.saved_kind(folder)
-    is_for_rows = kind in adapters.kinds() and adapters.load(kind).for_rows
-    return is_for_rows and all(name.endswith(FOR_ROWS) for name in weight_names(folder))
+    ends = adapters.load(kind).row_weights if kind in adapters.kinds() else ()
+    # Others are those of embeddings, and of modules that are trained whole.
+    return all(name.endswith(ends) for name in weight_names(folder))
 
 
 def read_parts(network: nn.Module, folder: Path) -> RowParts:

@@ -24,6 +24,9 @@ from bottega.runs.atomic_files import checksum
 from bottega.training.input_files import list_input_files
 from bottega.training.setup import Run
 
+# Examples in which the invocation of an adapter is looked for.
+LOOKED_AT = 10_000
+
 # (subject, message, details) of a note.
 Message = tuple[str, str, dict[str, Any]]
 
@@ -169,10 +172,13 @@ def _model_messages(run: Run) -> Iterator[Message]:
         message = f"no adapter on {shown}: PEFT cannot adapt these layers, or cannot load them again"
         yield "adapter", message, {"names": names}
     if scorer.adapted is not None and scorer.adapted.invocation:
-        rows = [row for example in run.sampler.examples for row in example.rows]
+        looked_at = range(min(len(run.sampler.examples), LOOKED_AT))
+        rows = [row for index in looked_at for row in run.sampler.examples[index].rows]
         without = sum(find_start(row, scorer.adapted.invocation) is None for row in rows)
         if without:
-            lacking = f"{without:,} of {len(rows):,} rows lack the invocation before their answer, and teach nothing"
+            lacking = (
+                f"{without:,} of {len(rows):,} rows looked at have no invocation before their answer, and teach nothing"
+            )
             yield "adapter", lacking, {"rows": without}
     if recipe.adapter is not None and getattr(recipe.adapter, "dropout", False):
         # The adapter sees a shared prefix once, whatever follows it.

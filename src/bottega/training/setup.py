@@ -120,7 +120,8 @@ def build(
     # Before the weights are loaded: a process that runs out of memory may be killed without a message.
     memory_estimate.check_fits(recipe, data.config, dtype.itemsize, device)
     factory = _ModelFactory(recipe, data, dtype, device, _model_section(recipe, dtype, folder))
-    engine, new_modules, head_lr = _build_engine(recipe, factory, stored, share)
+    lr = stored.get("lr") or peak_lr(recipe)
+    engine, new_modules, head_lr = _build_engine(recipe, factory, stored, share, lr)
     sampler = Sampler(data.train.examples, recipe, data.codec)
     tokens = stored.get("micro_batch_tokens") or recipe.optim.tokens
     tokens = tokens or memory_estimate.micro_batch_tokens(recipe, data.config, dtype.itemsize, device)
@@ -128,7 +129,6 @@ def build(
         # Adapters that begin at their invocation share most of what they compute, and half leaves room for the rest.
         begins_later = recipe.adapter is not None and recipe.adapter.invocation_text is not None
         tokens = max(1, tokens // (2 if begins_later else share.base.count))
-    lr = stored.get("lr") or peak_lr(recipe)
     choices = Choices(resolve_threads(recipe, place), device, dtype, tokens, lr, head_lr)
     packed = engine.scorer.fit.packed and (engine.reference is None or engine.reference.fit.packed)
     held_out = _select_held_out(recipe, data)
@@ -228,11 +228,12 @@ class _ModelFactory:
 
 
 def _build_engine(
-    recipe: Recipe, factory: _ModelFactory, stored: Mapping[str, Any], share: Share | None
+    recipe: Recipe, factory: _ModelFactory, stored: Mapping[str, Any], share: Share | None, lr: float
 ) -> tuple[Engine, list[str], float | None]:
     """(the engine, names of the model's modules with random weights, the learning rate of a head among these).
 
     stored  the choices of an earlier start of the run
+    lr      the peak learning rate
     """
     objective = recipe.objective
     fit = Fit(**stored["fit"]) if stored else None
@@ -247,7 +248,7 @@ def _build_engine(
     reference = _build_reference(factory, scorer.fit) if compared else None
     if recipe.uses_anchor:
         _check_anchor(recipe, scorer, reference)
-    outputs, lr = _new_outputs(model, new), stored.get("lr") or peak_lr(recipe)
+    outputs = _new_outputs(model, new)
     # A run of an earlier version has none, and goes on as it began.
     head_lr = stored.get("head_lr") if stored else _head_lr(recipe, lr, list(outputs.values()))
     if recipe.optim.checkpointing:
